@@ -1,0 +1,60 @@
+# `make demo` and `make test` do everything on a fresh machine that has git, make and Python >= 3.11 with pip.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .tools/bin/uv
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help setup demo test check soak bench docs format lock wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with troth and everything its tests need
+
+$(UV):
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .tools "uv==$(UV_VERSION)"
+
+$(STAMP): $(UV) requirements.lock pyproject.toml
+	[ -x $(BIN)/python ] || $(UV) venv --quiet --python "$$(command -v $(PYTHON))" $(VENV)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: $(STAMP) ## buy and not buy: three services, three databases, all or nothing
+	$(BIN)/troth demo
+
+check: $(STAMP) ## ruff, mypy, import-linter, unit tests (< 3 min)
+	scripts/check
+
+test: $(STAMP) ## check + one of each kind on real processes
+	scripts/test
+
+soak: $(STAMP) ## the long runs
+	$(BIN)/pytest -m soak --durations=20
+
+bench: $(STAMP) ## figures: the load generator against a private coordinator
+	$(BIN)/python bench/run.py
+
+docs: $(STAMP) ## redraw what the docs show of the code
+	$(BIN)/python scripts/draw_table.py > docs/transitions.md
+
+format: $(STAMP) ## ruff format and its fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(UV) ## renew requirements.lock from pyproject.toml
+	$(UV) pip compile pyproject.toml --quiet --universal --all-extras --group dev --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+wheel: $(STAMP) ## dist/troth-*.whl
+	$(UV) build --quiet --wheel --out-dir dist
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .tools dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
