@@ -1,0 +1,1 @@
+"""DECIDES: the coordinator's pure heart. No I/O, clock, chance or log in here (DESIGN §2)."""

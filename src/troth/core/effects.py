@@ -1,0 +1,175 @@
+"""What must follow a decision: deltas to write, then, once they are durable, calls and answers in order."""
+
+from __future__ import annotations
+
+import msgspec
+
+from troth.core.model import BranchType, Cause, Phase, PhaseOne, RowKey, Standing, Verb
+
+# ---- writes: deltas, because a transaction of 1000 branches must not cost n² ----
+
+
+class OpenGlobal(msgspec.Struct, frozen=True):
+    xid: str
+    name: str
+    application: str
+    group: str
+    begin_ms: int
+    timeout_ms: int
+
+
+class MarkGlobal(msgspec.Struct, frozen=True):
+    """The decision, or a rollback-only vote."""
+
+    xid: str
+    phase: Phase
+    cause: Cause | None
+    rollback_only: bool
+
+
+class AddBranch(msgspec.Struct, frozen=True):
+    xid: str
+    branch_id: int
+    seq: int
+    branch_type: BranchType
+    resource_id: str
+    lock_text: str
+    application_data: str | None
+    auto_commit: bool
+    client_id: str
+
+
+class MarkBranch(msgspec.Struct, frozen=True):
+    """All facts of a branch that can change, as they are now."""
+
+    xid: str
+    branch_id: int
+    phase_one: PhaseOne
+    application_data: str | None
+    attempts: int
+    frozen: bool
+    last_error: str | None
+    last_worker: str | None
+    last_attempt_ms: int | None
+    next_due_ms: int | None
+
+
+class DropBranch(msgspec.Struct, frozen=True):
+    xid: str
+    branch_id: int
+
+
+class EndGlobal(msgspec.Struct, frozen=True):
+    """The transaction has ended: its branches go, its outcome stays."""
+
+    xid: str
+    phase: Phase
+    cause: Cause
+    end_ms: int
+
+
+Write = OpenGlobal | MarkGlobal | AddBranch | MarkBranch | DropBranch | EndGlobal
+
+# ---- answers: what a door turns into its own words ----
+
+
+class Begun(msgspec.Struct, frozen=True):
+    xid: str
+
+
+class Registered(msgspec.Struct, frozen=True):
+    branch_id: int
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """Rows are held by another transaction. `fail_fast`: waiting longer cannot help, the holder is rolling back."""
+
+    xid: str
+    branch_id: int
+    key: RowKey
+    holder: str
+    held_ms: int
+    fail_fast: bool
+    auto_commit: bool
+
+
+class NotActive(msgspec.Struct, frozen=True):
+    """The transaction is known, but takes no branches or reports any more."""
+
+    standing: Standing
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """No such transaction, neither open nor among the kept outcomes."""
+
+    xid: str
+
+
+class NoBranch(msgspec.Struct, frozen=True):
+    xid: str
+    branch_id: int
+
+
+class Stands(msgspec.Struct, frozen=True):
+    """How the transaction stands. `commit_asked`: the answer goes to somebody who asked for the commit."""
+
+    standing: Standing
+    commit_asked: bool = False
+
+
+class Voted(msgspec.Struct, frozen=True):
+    """The rollback-only vote is durable."""
+
+    xid: str
+
+
+class Reported(msgspec.Struct, frozen=True):
+    branch_id: int
+
+
+class Lockable(msgspec.Struct, frozen=True):
+    lockable: bool
+
+
+class Retrying(msgspec.Struct, frozen=True):
+    """So many branches were made due now."""
+
+    xid: str
+    branches: int
+
+
+Result = (
+    Begun | Registered | Conflict | NotActive | Unknown | NoBranch | Stands | Voted | Reported | Lockable | Retrying
+)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Give `result` to whoever asked with `reply_to`."""
+
+    reply_to: object
+    result: Result
+
+
+class Call(msgspec.Struct, frozen=True):
+    """Ask a branch to do `verb`; the answer comes back as an `Answered` event with the same attempt number."""
+
+    xid: str
+    branch_id: int
+    branch_type: BranchType
+    resource_id: str
+    application_data: str | None
+    client_id: str
+    verb: Verb
+    attempt: int
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The transaction has ended; nobody need be told, but metrics and logs want to know."""
+
+    xid: str
+    phase: Phase
+    cause: Cause
+    lived_ms: int
+
+
+Effect = Answer | Call | Settled

@@ -1,0 +1,213 @@
+"""What can happen to a cell. Ids and times are drawn by the shell and come in with the event.
+
+`reply_to` is an opaque token of the door that asked; the core hands it back in an `Answer` and never looks inside.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from troth.core.model import BranchType, Outcome, PhaseOne, RowKey, Verb
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """A TM opens a global transaction."""
+
+    xid: str
+    name: str
+    application: str
+    group: str
+    timeout_ms: int
+    reply_to: object
+
+
+class Register(msgspec.Struct, frozen=True):
+    """An RM adds a branch, after its local change and before its local commit, and wants `keys` locked.
+
+    `may_wait` is false where the answer cannot go out on its own (a merged request of an old client).
+    """
+
+    xid: str
+    branch_id: int
+    branch_type: BranchType
+    resource_id: str
+    lock_text: str
+    keys: tuple[RowKey, ...]
+    application_data: str | None
+    auto_commit: bool
+    client_id: str
+    channel: object
+    may_wait: bool
+    reply_to: object
+
+
+class Report(msgspec.Struct, frozen=True):
+    """An RM tells how its local transaction ended; `application_data` overwrites the registered one, null included."""
+
+    xid: str
+    branch_id: int
+    phase_one: PhaseOne
+    application_data: str | None
+    reply_to: object
+
+
+class Vote(msgspec.Struct, frozen=True):
+    """A participant makes the transaction rollback-only (GlobalReport with Rollbacking)."""
+
+    xid: str
+    reply_to: object
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """The TM asks for the commit; asked again after a lost answer, it hears what was decided."""
+
+    xid: str
+    reply_to: object
+
+
+class Rollback(msgspec.Struct, frozen=True):
+    """The TM asks for the rollback."""
+
+    xid: str
+    reply_to: object
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Somebody asks how a transaction stands."""
+
+    xid: str
+    reply_to: object
+
+
+class LockQuery(msgspec.Struct, frozen=True):
+    """Would `keys` be granted to `xid` now? Locks nothing. An unknown xid may ask too."""
+
+    xid: str
+    keys: tuple[RowKey, ...]
+    reply_to: object
+
+
+class CallResult(Enum):
+    """How a call to a branch ended, as far as the core needs to know."""
+
+    DONE = "done"
+    RETRY = "retry"
+    REFUSED = "refused"
+    NO_CHANNEL = "no-channel"
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """A call to a branch came back (or could not be sent: NO_CHANNEL). `detail` is at most 2 KiB of text."""
+
+    xid: str
+    branch_id: int
+    verb: Verb
+    attempt: int
+    result: CallResult
+    detail: str | None = None
+    worker: str | None = None
+
+
+class Due(msgspec.Struct, frozen=True):
+    """The moment that `due_ms(tx)` named has come: timeouts, retries, overdue answers and waits, all alike."""
+
+    xid: str
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A client that serves `resource_id` has just registered: what lacked a channel is due now."""
+
+    resource_id: str
+
+
+class ChannelClosed(msgspec.Struct, frozen=True):
+    """A client's connection is gone, and with it the registrations that waited on it."""
+
+    channel: object
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """An operator wants the next attempt now, of frozen branches too."""
+
+    xid: str
+    reply_to: object
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What the store knows of an xid that the cell does not hold: its outcome, or None for an unknown one."""
+
+    xid: str
+    outcome: Outcome | None
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """Time to forget outcomes that ended at or before `before_ms`; the store keeps them longer."""
+
+    before_ms: int
+
+
+# ---- inside the cell only: what the lock table and the machine tell each other ----
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """The rows that a registration wanted are its own now."""
+
+    xid: str
+    register: Register
+
+
+class Denied(msgspec.Struct, frozen=True):
+    """The rows that a registration wanted cannot be had: `holder` has had `key` for `held_ms` milliseconds.
+
+    `fail_fast`: the holder is rolling back, its undo may need what the asker holds locally: trying again cannot help.
+    """
+
+    xid: str
+    register: Register
+    key: RowKey
+    holder: str
+    held_ms: int
+    fail_fast: bool
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """The channel on which a registration waited is gone: nobody is there to hear an answer."""
+
+    xid: str
+    register: Register
+
+
+class Wake(msgspec.Struct, frozen=True):
+    """`resource_id` is served again, and this transaction has a branch there that found nobody."""
+
+    xid: str
+    resource_id: str
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """A decided transaction has no branch left."""
+
+    xid: str
+
+
+TransactionEvent = (
+    Begin
+    | Register
+    | Report
+    | Vote
+    | Commit
+    | Rollback
+    | Status
+    | Answered
+    | Due
+    | Retry
+    | Granted
+    | Denied
+    | Cancelled
+    | Wake
+    | Drained
+)
+CellEvent = LockQuery | Served | ChannelClosed | Loaded | Sweep
+Event = TransactionEvent | CellEvent

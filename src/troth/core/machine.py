@@ -1,0 +1,131 @@
+"""The transition table: how one global transaction moves. `TABLE` is the drawing; everything else says what a row does.
+
+For (phase, event) the first row whose guard holds is taken: the phase changes, then the action runs. Actions write,
+answer, call, and ask the lock table for things; they never look at other transactions. docs/transitions.md is
+drawn from this table by scripts/draw_table.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from troth.core import actions as do
+from troth.core import events as ev
+from troth.core import guards as when
+from troth.core.model import Global, Outcome, Phase
+from troth.core.step import Rules, Step
+
+Guard = Callable[[Any, Any, int], bool]
+Action = Callable[[Any, Any, int, Step], None]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One arrow of the drawing. `source` None is the birth of a transaction; `guard` None always holds."""
+
+    source: Phase | None
+    event: type
+    guard: Guard | None
+    action: Action
+    target: Phase
+
+    @property
+    def name(self) -> str:
+        """`open --Commit[expired]--> rolling-back`, as the picture and the coverage report write it."""
+        guard = f"[{self.guard.__name__.replace('_', ' ')}]" if self.guard else ""
+        source = self.source.value if self.source else "(none)"
+        return f"{source} --{self.event.__name__}{guard}--> {self.target.value}"
+
+
+OPEN, COMMITTING, ROLLING_BACK = Phase.OPEN, Phase.COMMITTING, Phase.ROLLING_BACK
+COMMITTED, ROLLED_BACK = Phase.COMMITTED, Phase.ROLLED_BACK
+
+TABLE: tuple[Row, ...] = (
+    Row(None, ev.Begin, None, do.open_global, OPEN),
+    # phase one: branches come in, each with its rows
+    Row(OPEN, ev.Register, when.expired, do.time_out_and_refuse, ROLLING_BACK),
+    Row(OPEN, ev.Register, when.wants_no_rows, do.admit, OPEN),
+    Row(OPEN, ev.Register, None, do.want_rows, OPEN),
+    Row(OPEN, ev.Granted, None, do.admit_granted, OPEN),
+    Row(OPEN, ev.Denied, None, do.refuse_for_conflict, OPEN),
+    Row(OPEN, ev.Cancelled, None, do.forget_waiting, OPEN),
+    Row(OPEN, ev.Report, when.branch_unknown, do.answer_no_branch, OPEN),
+    Row(OPEN, ev.Report, None, do.note_report, OPEN),
+    Row(OPEN, ev.Vote, None, do.note_vote, OPEN),
+    Row(OPEN, ev.Due, when.expired, do.time_out, ROLLING_BACK),
+    Row(OPEN, ev.Due, None, do.end_overdue_waits, OPEN),
+    # the decision
+    Row(OPEN, ev.Commit, when.expired, do.roll_back_for_timeout, ROLLING_BACK),
+    Row(OPEN, ev.Commit, when.voted_down, do.roll_back_for_vote, ROLLING_BACK),
+    Row(OPEN, ev.Commit, when.phase_one_failed, do.roll_back_for_failed_branch, ROLLING_BACK),
+    Row(OPEN, ev.Commit, None, do.commit, COMMITTING),
+    Row(OPEN, ev.Rollback, None, do.roll_back, ROLLING_BACK),
+    # committing: it will be done, however often a branch must be asked
+    Row(COMMITTING, ev.Answered, when.stale, do.ignore, COMMITTING),
+    Row(COMMITTING, ev.Answered, when.done, do.drop_branch, COMMITTING),
+    Row(COMMITTING, ev.Answered, when.refused, do.freeze_branch, COMMITTING),
+    Row(COMMITTING, ev.Answered, when.no_channel, do.await_channel, COMMITTING),
+    Row(COMMITTING, ev.Answered, None, do.back_off, COMMITTING),
+    Row(COMMITTING, ev.Due, None, do.go_on, COMMITTING),
+    Row(COMMITTING, ev.Wake, None, do.wake_resource, COMMITTING),
+    Row(COMMITTING, ev.Retry, None, do.retry_now, COMMITTING),
+    Row(COMMITTING, ev.Drained, None, do.end, COMMITTED),
+    # rolling back: newest branch first per resource; each frees its rows when it is undone
+    Row(ROLLING_BACK, ev.Answered, when.stale, do.ignore, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Answered, when.done, do.undo_branch, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Answered, when.refused, do.freeze_branch, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Answered, when.no_channel, do.await_channel, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Answered, None, do.back_off, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Due, None, do.go_on, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Wake, None, do.wake_resource, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Retry, None, do.retry_now, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Drained, None, do.end, ROLLED_BACK),
+    # questions that change nothing
+    Row(ROLLING_BACK, ev.Commit, when.round_running, do.listen, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Rollback, when.round_running, do.listen, ROLLING_BACK),
+    *(Row(p, ev.Commit, None, do.tell_commit_asker, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.Rollback, None, do.tell, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.Status, None, do.tell, p) for p in Phase),
+    *(Row(p, ev.Vote, None, do.tell, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.Register, None, do.refuse_not_active, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.Report, None, do.acknowledge_report, p) for p in (COMMITTING, ROLLING_BACK)),
+    *(Row(p, ev.Report, None, do.refuse_not_active, p) for p in (COMMITTED, ROLLED_BACK)),
+    *(Row(p, ev.Retry, None, do.refuse_not_active, p) for p in (OPEN, COMMITTED, ROLLED_BACK)),
+    *(Row(p, ev.Answered, None, do.ignore, p) for p in (OPEN, COMMITTED, ROLLED_BACK)),
+    *(Row(p, ev.Due, None, do.ignore, p) for p in (COMMITTED, ROLLED_BACK)),
+)
+
+
+def _index() -> MappingProxyType[tuple[Phase | None, type], tuple[Row, ...]]:
+    index: dict[tuple[Phase | None, type], tuple[Row, ...]] = {}
+    for row in TABLE:
+        index[row.source, row.event] = (*index.get((row.source, row.event), ()), row)
+    return MappingProxyType(index)
+
+
+INDEX = _index()
+
+
+class NoTransition(Exception):
+    """An event met a phase that has no row for it: a bug of ours, and the coordinator must stop."""
+
+
+def find_row(source: Phase | None, tx: Global | Outcome, event: ev.TransactionEvent, now: int) -> Row:
+    """The first row of the table that fits. Raises NoTransition."""
+    for row in INDEX.get((source, type(event)), ()):
+        if row.guard is None or row.guard(tx, event, now):
+            return row
+    raise NoTransition(f"{source} has no row for {type(event).__name__} (xid {event.xid})")
+
+
+def step(tx: Global | Outcome, event: ev.TransactionEvent, now: int, rules: Rules, born: bool = False) -> Step:
+    """Move one transaction by one event. `born`: this event is what made `tx`."""
+    row = find_row(None if born else tx.phase, tx, event, now)
+    out = Step(row.name, rules)
+    if row.target is not tx.phase and isinstance(tx, Global):
+        tx.phase = row.target
+    row.action(tx, event, now, out)
+    return out

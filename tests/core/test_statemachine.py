@@ -1,0 +1,187 @@
+"""A Hypothesis machine drives a cell with everything that can happen, in any order, and checks after every turn what
+must always hold. At the end of every run the world is let come to rest: all that was decided ends.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Stage
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from ledger import durable
+from world import MYSQL, SQLITE, Ask, World
+
+from troth.core import effects as fx
+from troth.core import events as ev
+from troth.core.due import due_ms
+from troth.core.events import CallResult
+from troth.core.model import Phase, PhaseOne, RowKey, Verb
+
+LOCKS = st.lists(st.sampled_from(["a:1", "a:2", "b:x_y"]), max_size=2, unique=True).map(";".join)
+RESOURCES = st.sampled_from([MYSQL, MYSQL, SQLITE])
+INDEX = st.integers(0, 3)
+RESULT = st.sampled_from([CallResult.DONE, CallResult.DONE, *CallResult])
+CHANNEL = st.sampled_from(["channel-1", "channel-2"])
+
+
+class CellMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.known: list[str] = []
+        self.asked: list[Ask] = []
+        self.decided: dict[str, Phase] = {}
+
+    def xid(self, index: int) -> str:
+        return self.known[-1 - index % min(len(self.known), 3)] if self.known else "nowhere:1:1"
+
+    # ---- what can happen ----
+
+    @rule(timeout_ms=st.sampled_from([60_000, 60_000, 60_000, 1_000]))
+    def begin(self, timeout_ms: int) -> None:
+        self.known.append(self.world.begin(timeout_ms=timeout_ms))
+
+    @rule(index=INDEX, locks=LOCKS, resource=RESOURCES, wait=st.booleans(), channel=CHANNEL)
+    def register(self, index: int, locks: str, resource: str, wait: bool, channel: str) -> None:
+        _, ask = self.world.register(self.xid(index), locks, resource=resource, may_wait=wait, channel=channel)
+        self.asked.append(ask)
+
+    @rule(index=INDEX)
+    def two_branches_name_one_row(self, index: int) -> None:
+        for _ in range(2):
+            self.asked.append(self.world.register(self.xid(index), "a:1", may_wait=False)[1])
+
+    @rule(index=INDEX, kind=st.sampled_from([ev.Commit, ev.Rollback, ev.Status, ev.Vote, ev.Retry]))
+    def ask(self, index: int, kind: type[ev.Commit]) -> None:
+        self.asked.append(self.world.ask(kind, self.xid(index)))
+
+    @rule(index=INDEX, branch=st.integers(0, 60), phase_one=st.sampled_from([PhaseOne.DONE, *PhaseOne]))
+    def report(self, index: int, branch: int, phase_one: PhaseOne) -> None:
+        self.asked.append(self.world.report(self.xid(index), branch, phase_one))
+
+    @rule(index=INDEX, result=RESULT)
+    def answer(self, index: int, result: CallResult) -> None:
+        keys = sorted(self.world.calls)
+        if keys:
+            self.world.answer_call(*keys[index % len(keys)], result)
+
+    @rule(index=INDEX, result=st.sampled_from(CallResult), attempt=st.integers(0, 3))
+    def answer_out_of_turn(self, index: int, result: CallResult, attempt: int) -> None:
+        self.world.send(ev.Answered(self.xid(index), index, Verb.COMMIT, attempt, result))
+
+    @rule(ms=st.sampled_from([0, 10, 50, 150, 300, 300, 6_000]))
+    def time_passes(self, ms: int) -> None:
+        self.world.now += ms
+        self.fire_due()
+
+    @rule(index=INDEX)
+    def due_too_early(self, index: int) -> None:
+        self.world.send(ev.Due(self.xid(index)))
+
+    @rule(resource=RESOURCES)
+    def served(self, resource: str) -> None:
+        self.world.send(ev.Served(resource))
+
+    @rule(channel=CHANNEL)
+    def channel_closed(self, channel: str) -> None:
+        waited = {register.reply_to for register in self.world.cell.locks.waiting_on(channel)}
+        self.asked = [ask for ask in self.asked if ask not in waited]
+        self.world.send(ev.ChannelClosed(channel))
+
+    @rule(index=INDEX)
+    def answer_well(self, index: int) -> None:
+        self.answer(index, CallResult.DONE)
+
+    @rule()
+    def restart(self) -> None:
+        """Nobody is left who waits for an answer of the old process."""
+        self.asked = [ask for ask in self.asked if ask in self.world.answers]
+        self.world.restart()
+
+    @rule()
+    def outcomes_leave_memory(self) -> None:
+        for xid in self.known:
+            outcome = self.world.cell.outcome(xid)
+            if outcome is not None:
+                self.world.send(ev.Sweep(self.world.now))
+                self.world.send(ev.Loaded(xid, outcome))
+
+    def fire_due(self) -> None:
+        for xid in list(self.world.cell.transactions):
+            tx = self.world.cell.transactions.get(xid)
+            due = due_ms(tx) if tx else None
+            if due is not None and due <= self.world.now:
+                self.world.send(ev.Due(xid))
+
+    # ---- what must always hold ----
+
+    @invariant()
+    def what_is_in_memory_is_what_was_written(self) -> None:
+        cell, ledger = self.world.cell, self.world.ledger
+        assert {x: durable(t) for x, t in cell.transactions.items()} == {x: durable(t) for x, t in ledger.open.items()}
+
+    @invariant()
+    def locks_are_derived_from_live_branches(self) -> None:
+        live: dict[RowKey, str] = {}
+        for tx in self.world.cell.transactions.values():
+            if tx.phase is Phase.COMMITTING:
+                continue
+            for branch in tx.branches.values():
+                for key in branch.keys:
+                    assert live.setdefault(key, tx.xid) == tx.xid, "two transactions hold one row"
+        assert dict(self.world.cell.locks.rows()) == live
+
+    @invariant()
+    def a_decision_is_never_changed(self) -> None:
+        for xid, tx in self.world.cell.transactions.items():
+            if tx.phase is not Phase.OPEN:
+                assert self.decided.setdefault(xid, tx.phase) is tx.phase
+        for xid, end in self.world.ledger.ended.items():
+            wanted = Phase.COMMITTING if end.phase is Phase.COMMITTED else Phase.ROLLING_BACK
+            assert self.decided.setdefault(xid, wanted) is wanted
+
+    @invariant()
+    def who_is_told_committed_is_told_the_truth(self) -> None:
+        for ask, result in self.world.answers.items():
+            if isinstance(result, fx.Stands) and result.standing.phase in (Phase.COMMITTING, Phase.COMMITTED):
+                assert self.decided[result.standing.xid] is Phase.COMMITTING, ask
+
+    @invariant()
+    def nothing_is_due_for_ever(self) -> None:
+        self.fire_due()
+        for tx in self.world.cell.transactions.values():
+            due = due_ms(tx)
+            assert due is None or due > self.world.now, f"{tx.xid} would be woken again and again"
+
+    @invariant()
+    def waiting_and_queues_agree(self) -> None:
+        waiting = sum(len(tx.waiting) for tx in self.world.cell.transactions.values())
+        assert waiting == self.world.cell.locks.queued
+
+    def teardown(self) -> None:
+        """After the last fault everything ends and everybody who still waits has been answered."""
+        for _ in range(200):
+            for xid, branch_id in sorted(self.world.calls):
+                self.world.answer_call(xid, branch_id, CallResult.DONE)
+            for xid in list(self.world.cell.transactions):
+                self.world.ask(ev.Retry, xid)
+            self.world.now += 61_000
+            self.fire_due()
+            if not self.world.cell.transactions:
+                break
+        assert not self.world.cell.transactions
+        assert len(self.world.cell.locks) == 0
+        unanswered = [ask for ask in self.asked if ask not in self.world.answers]
+        assert not unanswered
+
+
+CellMachine.TestCase.settings = settings(
+    phases=[Stage.explicit, Stage.reuse, Stage.generate] if os.environ.get("TROTH_NO_SHRINK") else list(Stage),
+    max_examples=200,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestCell = CellMachine.TestCase

@@ -1,0 +1,105 @@
+"""Every arrow of the drawing is taken, and the drawing in the docs is drawn from the table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from world import Ask, World
+
+from troth.core import events as ev
+from troth.core.events import CallResult
+from troth.core.machine import INDEX, TABLE
+from troth.core.model import Phase, PhaseOne
+
+ROOT = Path(__file__).parents[2]
+
+EXTERNAL = (ev.Register, ev.Report, ev.Vote, ev.Commit, ev.Rollback, ev.Status, ev.Answered, ev.Due, ev.Retry)
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("event", EXTERNAL)
+def test_every_outside_event_has_a_row_in_every_phase(phase: Phase, event: type) -> None:
+    rows = INDEX[phase, event]
+    assert rows[-1].guard is None, "the last row of a cell must take what the guards before it leave"
+    assert all(row.guard is not None for row in rows[:-1]), "a row behind an unguarded one can never be taken"
+
+
+def every_question(world: World, xid: str) -> None:
+    for kind in (ev.Status, ev.Vote, ev.Commit, ev.Rollback):
+        world.ask(kind, xid)
+    world.register(xid, "t:9")
+    world.report(xid, 1)
+    world.due(xid)
+
+
+def phase_one(world: World) -> None:
+    one, two = world.begin(), world.begin()
+    branch = world.branch(one, "t:1")
+    world.branch(one, "")
+    world.register(two, "t:1")
+    world.due(two, after_ms=300)
+    channel = object()
+    three = world.begin()
+    world.register(three, "t:1", channel=channel)
+    world.send(ev.ChannelClosed(channel))
+    world.report(one, branch, PhaseOne.DONE)
+    world.report(one, 4711)
+    for kind in (ev.Status, ev.Retry, ev.Vote):
+        world.ask(kind, one)
+    world.send(ev.Answered(one, branch, None, 1, CallResult.DONE))  # type: ignore[arg-type]
+
+
+def decisions(world: World) -> None:
+    for how in ("commit", "rollback", "vote", "failed", "late commit", "late register", "timeout"):
+        xid = world.begin(timeout_ms=1_000)
+        branch = world.branch(xid, f"t:{how}")
+        if how == "vote":
+            world.ask(ev.Vote, xid)
+        if how == "failed":
+            world.report(xid, branch)
+        if how in ("late commit", "late register", "timeout"):
+            world.now += 1_000
+        if how == "late register":
+            world.register(xid, "t:2")
+        elif how == "timeout":
+            world.due(xid)
+        else:
+            world.ask(ev.Rollback if how == "rollback" else ev.Commit, xid)
+        complete(world, xid, branch)
+
+
+def complete(world: World, xid: str, branch: int) -> None:
+    every_question(world, xid)
+    call = world.calls[xid, branch]
+    world.answer_call(xid, branch, CallResult.NO_CHANNEL)
+    every_question(world, xid)
+    world.send(ev.Served(call.resource_id))
+    world.answer_call(xid, branch, CallResult.RETRY)
+    world.send(ev.Answered(xid, branch, call.verb, 1, CallResult.RETRY))
+    world.due(xid, after_ms=1_000)
+    world.answer_call(xid, branch, CallResult.REFUSED)
+    world.ask(ev.Retry, xid)
+    world.answer_call(xid, branch, CallResult.DONE)
+    every_question(world, xid)
+    world.ask(ev.Retry, xid)
+    world.send(ev.Answered(xid, branch, call.verb, 1, CallResult.DONE))
+
+
+def test_every_transition_is_taken() -> None:
+    world = World()
+    phase_one(world)
+    decisions(world)
+    assert {row.name for row in TABLE} - world.rows == set()
+
+
+def test_the_picture_in_the_docs_is_drawn_from_the_table() -> None:
+    script = ROOT / "scripts" / "draw_table.py"
+    drawn = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True).stdout
+    assert drawn == (ROOT / "docs" / "transitions.md").read_text(encoding="utf-8"), "run: make docs"
+
+
+def test_asks_print_readably() -> None:
+    assert repr(Ask("begin")) == "<begin>"
