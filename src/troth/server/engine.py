@@ -1,0 +1,315 @@
+"""The one way in: `submit(event)` decides in memory at once, writes what was decided, then acts.
+
+Write, then act (design/coordinator §2): every event steps at once; its writes join the pending decisions. When the
+store is free, all that is pending goes down as ONE batch; when that is durable, its effects (answers, calls) are released in
+order. One batch in flight, no timer, no artificial delay: the slower the store, the bigger the batches. An answer
+without a write waits behind the newest write that it may have seen, because both leave in one ordered history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from troth.core import effects as fx
+from troth.core import events as ev
+from troth.core.cell import Cell, Decision
+from troth.core.due import due_ms
+from troth.core.model import Global, Outcome
+from troth.core.step import Rules
+from troth.server.clock import Clock
+from troth.server.ids import IdGenerator
+from troth.server.scheduler import Scheduler
+from troth.stores.store import Batch, Store
+
+log = structlog.get_logger("troth.engine")
+
+
+class Waiter(Protocol):
+    """What a door puts into an event's `reply_to`."""
+
+    def answer(self, result: fx.Result) -> None:
+        """Called once, on the loop, when the result is durable. Must not raise for a connection that is gone."""
+        ...
+
+
+class Outbound(Protocol):
+    """Carries calls to branches."""
+
+    def call(self, call: fx.Call) -> None:
+        """Send it; an `Answered` event follows, or the core's answer deadline takes it for failed."""
+        ...
+
+
+class Housekeeping(msgspec.Struct, frozen=True):
+    """How long ended transactions are kept in the store, and how often the old ones are swept out."""
+
+    keep_outcomes_ms: int = 86_400_000
+    interval_ms: int = 60_000
+    purge_limit: int = 10_000
+
+
+class Stats(msgspec.Struct):
+    """Plain counters for /metrics; they only go up, except `backlog`."""
+
+    events: int = 0
+    store_commits: int = 0
+    store_writes: int = 0
+    store_seconds: float = 0.0
+    largest_batch: int = 0
+    transactions_begun: int = 0
+
+
+class Engine:
+    """Runs one cell on one store. All methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        rules: Rules,
+        outbound: Outbound,
+        clock: Clock,
+        released: Callable[[], None],
+        settled: Callable[[fx.Settled], None],
+        failed: Callable[[BaseException], None],
+        housekeeping: Housekeeping | None = None,
+        max_batch_writes: int = 20_000,
+        max_backlog: int = 200_000,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.ids = IdGenerator(clock)
+        self.stats = Stats()
+        self._rules = rules
+        self._outbound = outbound
+        self._released = released
+        self._settled = settled
+        self._failed = failed
+        self._housekeeping = housekeeping or Housekeeping()
+        self._max_batch_writes = max_batch_writes
+        self._max_backlog = max_backlog
+        self._cell = Cell(rules)
+        self._scheduler = Scheduler()
+        self._pending: deque[Decision] = deque()
+        self._lookups: dict[str, list[ev.TransactionEvent]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._batch_number = 0
+        self._sweep_due_ms = 0
+        self._running = False
+
+    # ---- life ----
+
+    async def start(self) -> None:
+        """Open the store, take up what had not ended, and make due what is due. Raises StoreError."""
+        await self.store.open()
+        hot = await self.store.load_hot()
+        self._batch_number = hot.last_batch
+        self.ids.skip_past(hot.last_id)
+        self._cell.restore(hot.transactions)
+        for xid, tx in self._cell.transactions.items():
+            self._scheduler.set(xid, due_ms(tx))
+        self._running = True
+        self._idle.set()
+        self._sweep_due_ms = self.clock.now_ms() + self._housekeeping.interval_ms
+        self._spawn(self._write_loop(), "engine-writer")
+        self._arm_timer()
+        log.info("engine started", store=self.store.url, open_transactions=len(self._cell.transactions))
+
+    async def stop(self) -> None:
+        """Let what is pending become durable and be answered, then close the store. No event is taken any more."""
+        was_running, self._running = self._running, False
+        if self._timer is not None:
+            self._timer.cancel()
+        if was_running:
+            await self._idle.wait()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.store.close()
+
+    # ---- the way in ----
+
+    def submit(self, event: ev.Event) -> None:
+        """Decide now; answers and calls follow when the decision is durable. Dropped once the engine has stopped:
+        an event without an answer is one that its sender asks again."""
+        if not self._running:
+            return
+        self.stats.events += 1
+        if isinstance(event, ev.Begin):
+            self.stats.transactions_begun += 1
+        elif not isinstance(event, ev.CellEvent) and not self._cell.knows(event.xid):
+            self._look_up(event)
+            return
+        self._decide(event)
+
+    @property
+    def overloaded(self) -> bool:
+        """True while so much waits for the store that doors should refuse new transactions (not running ones)."""
+        return len(self._pending) > self._max_backlog
+
+    @property
+    def running(self) -> bool:
+        return self._running
+
+    # ---- views, read only ----
+
+    def transactions(self) -> Mapping[str, Global]:
+        """Every transaction that has not ended, oldest first."""
+        return self._cell.transactions
+
+    def outcome_in_memory(self, xid: str) -> Outcome | None:
+        return self._cell.outcome(xid)
+
+    @property
+    def locks_held(self) -> int:
+        return len(self._cell.locks)
+
+    @property
+    def locks_queued(self) -> int:
+        return self._cell.locks.queued
+
+    # ---- deciding ----
+
+    def _decide(self, event: ev.Event) -> None:
+        try:
+            decision = self._cell.decide(event, self.clock.now_ms())
+        except Exception as error:  # noqa: BLE001 - a bug in the core: what is in memory cannot be trusted any more
+            self._fail(error)
+            return
+        transactions = self._cell.transactions
+        for xid in decision.moved:
+            tx = transactions.get(xid)
+            self._scheduler.set(xid, None if tx is None else due_ms(tx))
+        self._pending.append(decision)
+        self._idle.clear()
+        self._wake.set()
+        self._arm_timer()
+
+    def _look_up(self, event: ev.TransactionEvent) -> None:
+        """An xid that is not in memory may have ended long ago: its events wait until the store has been asked."""
+        queue = self._lookups.get(event.xid)
+        if queue is not None:
+            queue.append(event)
+            return
+        self._lookups[event.xid] = [event]
+        self._spawn(self._load(event.xid), f"load {event.xid}")
+
+    async def _load(self, xid: str) -> None:
+        outcome = await self.store.outcome(xid)
+        self._decide(ev.Loaded(xid, outcome))
+        for event in self._lookups.pop(xid):
+            self._decide(event)
+
+    # ---- writing, then acting ----
+
+    async def _write_loop(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                writes, effects = self._take_pending()
+                if writes:
+                    await self._append(writes)
+                self._release(effects)
+            self._idle.set()
+
+    def _take_pending(self) -> tuple[list[fx.Write], list[fx.Effect]]:
+        writes: list[fx.Write] = []
+        effects: list[fx.Effect] = []
+        while self._pending and len(writes) < self._max_batch_writes:
+            decision = self._pending.popleft()
+            writes += decision.writes
+            effects += decision.effects
+        return writes, effects
+
+    async def _append(self, writes: list[fx.Write]) -> None:
+        self._batch_number += 1
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await self.store.append(Batch(self._batch_number, self.ids.last, writes))
+        self.stats.store_seconds += loop.time() - started
+        self.stats.store_commits += 1
+        self.stats.store_writes += len(writes)
+        self.stats.largest_batch = max(self.stats.largest_batch, len(writes))
+
+    def _release(self, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            try:
+                self._act(effect)
+            except Exception:  # the decision is durable: a lost answer is asked again, a lost call is retried when due
+                log.exception("an effect could not be carried out", effect=type(effect).__name__)
+        self._released()
+
+    def _act(self, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.Answer):
+            waiter: Waiter = effect.reply_to  # type: ignore[assignment]  # the core keeps it opaque
+            waiter.answer(effect.result)
+        elif isinstance(effect, fx.Call):
+            self._outbound.call(effect)
+        else:
+            self._settled(effect)
+
+    # ---- time ----
+
+    def _arm_timer(self) -> None:
+        """One timer for the earliest thing that is due; called after every change, so cheap when nothing moved."""
+        next_ms = self._scheduler.next_ms()
+        due = self._sweep_due_ms if next_ms is None else min(next_ms, self._sweep_due_ms)
+        loop = asyncio.get_running_loop()
+        when = loop.time() + max(due - self.clock.now_ms(), 0) / 1000
+        if self._timer is not None:
+            if not self._timer.cancelled() and self._timer.when() <= when + 0.001:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self._running:
+            return
+        now = self.clock.now_ms()
+        for xid in self._scheduler.take_due(now):
+            self._decide(ev.Due(xid))
+        if now >= self._sweep_due_ms:
+            self._sweep(now)
+        self._arm_timer()
+
+    def _sweep(self, now: int) -> None:
+        self._sweep_due_ms = now + self._housekeeping.interval_ms
+        self._decide(ev.Sweep(now - self._rules.outcome_memory_ms))
+        self._spawn(self._purge(now - self._housekeeping.keep_outcomes_ms), "purge outcomes")
+
+    async def _purge(self, before_ms: int) -> None:
+        limit = self._housekeeping.purge_limit
+        while await self.store.purge(before_ms, limit) == limit:
+            await asyncio.sleep(0)
+
+    # ---- failing ----
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """What is durable is unknown, or memory cannot be trusted: nothing is answered; a restart loads the truth."""
+        if not self._running:
+            return
+        self._running = False
+        self._pending.clear()
+        self._idle.set()
+        self._failed(error)

@@ -1,0 +1,96 @@
+"""The seam between the engine and whatever remembers.
+
+A store is one ordered history of batches. A batch is packed deltas, not SQL, so that any engine can keep it.
+The engine is the only caller and keeps one `append` in flight; every other method may run beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from troth.core.effects import Write
+from troth.core.model import Global, Outcome, Phase
+
+
+class StoreError(Exception):
+    """A store cannot do what it must; the text says what to do about it. The coordinator stops on it."""
+
+
+class StoreInUse(StoreError):
+    """Another process holds the store."""
+
+
+class StoreCorrupt(StoreError):
+    """What lies there is not a store of ours, or is damaged."""
+
+
+class StoreTooNew(StoreError):
+    """A newer troth has migrated this store; this one must not touch it."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """All writes of one commit, in order. `number` counts up by one; `last_id` is the highest id given out so far."""
+
+    number: int
+    last_id: int
+    writes: Sequence[Write]
+
+
+class Hot(msgspec.Struct, frozen=True):
+    """What a coordinator needs in memory to go on: every transaction that has not ended, and the counters."""
+
+    transactions: Sequence[Global]
+    last_batch: int
+    last_id: int
+
+
+class EndedPage(msgspec.Struct, frozen=True):
+    """Ended transactions, newest end first; `cursor` is None on the last page."""
+
+    outcomes: Sequence[Outcome]
+    cursor: str | None
+
+
+class Store(Protocol):
+    """What the engine asks of a store. Every method raises StoreError with a sentence for the operator."""
+
+    @property
+    def url(self) -> str:
+        """The URL that names this store in logs and errors (without secrets)."""
+        ...
+
+    @property
+    def durable(self) -> bool:
+        """False where a restart loses everything (memory)."""
+        ...
+
+    async def open(self) -> None:
+        """Take sole possession, create or migrate the schema. Raises StoreInUse, StoreCorrupt, StoreTooNew."""
+        ...
+
+    async def load_hot(self) -> Hot:
+        """Everything that has not ended, branches ordered by seq, `next_seq` right, memory-only fields empty."""
+        ...
+
+    async def append(self, batch: Batch) -> None:
+        """Make the whole batch durable (fsync included) or raise; on return it survives a power loss."""
+        ...
+
+    async def outcome(self, xid: str) -> Outcome | None:
+        """How an ended transaction ended, or None if the store does not know it (or it has not ended)."""
+        ...
+
+    async def find_ended(self, phase: Phase | None, limit: int, cursor: str | None) -> EndedPage:
+        """A page of ended transactions; a cursor that is not one of ours raises ValueError."""
+        ...
+
+    async def purge(self, before_ms: int, limit: int) -> int:
+        """Forget at most `limit` outcomes that ended before `before_ms`; returns how many went."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the store. Closing twice is harmless."""
+        ...
