@@ -8,11 +8,12 @@ from ledger import Ledger
 
 from troth.core import effects as fx
 from troth.core import events as ev
-from troth.core.cell import Cell, Decision
+from troth.core.cell import Cell
+from troth.core.decision import Decision
 from troth.core.model import BranchType, PhaseOne, Verb
 from troth.core.retry import Backoff
 from troth.core.rowkeys import parse_lock_text
-from troth.core.step import Rules
+from troth.core.rules import Rules
 
 RULES = Rules(hot_wait_ms=300, answer_timeout_ms=5_000, first_round_ms=2_000, backoff=Backoff(min_ms=100, max_ms=1_000))
 MYSQL = "jdbc:mysql://db/shop"
@@ -49,7 +50,7 @@ class World:
 
     def send(self, event: ev.Event) -> Decision:
         decision = self.cell.decide(event, self.now)
-        self.rows.update(decision.rows)
+        self.rows.update(row.name for row in decision.rows)
         self.ledger.apply(decision.writes)
         for effect in decision.effects:
             match effect:

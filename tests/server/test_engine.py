@@ -11,7 +11,7 @@ from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.model import BranchType, Outcome, Phase, Verb
 from troth.core.rowkeys import parse_lock_text
-from troth.core.step import Rules
+from troth.core.rules import Rules
 from troth.server.clock import SteadyClock
 from troth.server.engine import Engine, Housekeeping
 from troth.stores.memory import MemoryStore

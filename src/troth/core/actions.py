@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from troth.core import effects as fx
 from troth.core import events as ev
+from troth.core.decision import Decision, DenyWaiters, Drain, Free, GiveUp, Unqueue, Want
 from troth.core.due import front
 from troth.core.model import (
     Branch,
@@ -17,7 +18,6 @@ from troth.core.model import (
     Waiting,
 )
 from troth.core.modes import MODES
-from troth.core.step import DenyWaiters, Drain, Free, GiveUp, Step, Unqueue, Want
 
 SQLITE_RESOURCE = "jdbc:sqlite:"
 
@@ -40,19 +40,19 @@ def _all_commit_later(tx: Global) -> bool:
     return all(MODES[branch.branch_type].commit_is_asynchronous for branch in tx.branches.values())
 
 
-def ignore(tx: Global | Outcome, event: ev.TransactionEvent, now: int, out: Step) -> None:
+def ignore(tx: Global | Outcome, event: ev.TransactionEvent, now: int, out: Decision) -> None:
     """A late echo: nothing follows from it."""
 
 
 # ---- phase one ----
 
 
-def open_global(tx: Global, event: ev.Begin, now: int, out: Step) -> None:
+def open_global(tx: Global, event: ev.Begin, now: int, out: Decision) -> None:
     out.writes.append(fx.OpenGlobal(tx.xid, tx.name, tx.application, tx.group, tx.begin_ms, tx.timeout_ms))
     out.answer(event.reply_to, fx.Begun(tx.xid))
 
 
-def want_rows(tx: Global, event: ev.Register, now: int, out: Step) -> None:
+def want_rows(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
     """Ask for the rows. A hot wait holds the asker's local row locks, so it is short, over all its retries.
 
     Never on SQLite: there the asker holds the whole file, and the holder's undo needs it (design/coordinator §4).
@@ -63,7 +63,7 @@ def want_rows(tx: Global, event: ev.Register, now: int, out: Step) -> None:
     out.asks.append(Want(event, now + patience if patience > 0 else None))
 
 
-def admit(tx: Global, event: ev.Register, now: int, out: Step) -> None:
+def admit(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
     branch = Branch(
         event.branch_id,
         tx.next_seq,
@@ -93,12 +93,12 @@ def admit(tx: Global, event: ev.Register, now: int, out: Step) -> None:
     out.answer(event.reply_to, fx.Registered(branch.branch_id))
 
 
-def admit_granted(tx: Global, event: ev.Granted, now: int, out: Step) -> None:
+def admit_granted(tx: Global, event: ev.Granted, now: int, out: Decision) -> None:
     _stop_waiting(tx, event.register, now)
     admit(tx, event.register, now, out)
 
 
-def refuse_for_conflict(tx: Global, event: ev.Denied, now: int, out: Step) -> None:
+def refuse_for_conflict(tx: Global, event: ev.Denied, now: int, out: Decision) -> None:
     register = event.register
     _stop_waiting(tx, register, now)
     out.answer(
@@ -109,7 +109,7 @@ def refuse_for_conflict(tx: Global, event: ev.Denied, now: int, out: Step) -> No
     )
 
 
-def forget_waiting(tx: Global, event: ev.Cancelled, now: int, out: Step) -> None:
+def forget_waiting(tx: Global, event: ev.Cancelled, now: int, out: Decision) -> None:
     _stop_waiting(tx, event.register, now)
 
 
@@ -120,15 +120,15 @@ def _stop_waiting(tx: Global, register: ev.Register, now: int) -> None:
         tx.hot_wait_spent_ms[register.resource_id] = spent
 
 
-def end_overdue_waits(tx: Global, event: ev.Due, now: int, out: Step) -> None:
+def end_overdue_waits(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
     out.asks.extend(GiveUp(w.register) for w in tx.waiting.values() if w.until_ms <= now)
 
 
-def answer_no_branch(tx: Global, event: ev.Report, now: int, out: Step) -> None:
+def answer_no_branch(tx: Global, event: ev.Report, now: int, out: Decision) -> None:
     out.answer(event.reply_to, fx.NoBranch(tx.xid, event.branch_id))
 
 
-def note_report(tx: Global, event: ev.Report, now: int, out: Step) -> None:
+def note_report(tx: Global, event: ev.Report, now: int, out: Decision) -> None:
     branch = tx.branches[event.branch_id]
     branch.phase_one = event.phase_one
     branch.application_data = event.application_data
@@ -136,12 +136,12 @@ def note_report(tx: Global, event: ev.Report, now: int, out: Step) -> None:
     out.answer(event.reply_to, fx.Reported(branch.branch_id))
 
 
-def acknowledge_report(tx: Global, event: ev.Report, now: int, out: Step) -> None:
+def acknowledge_report(tx: Global, event: ev.Report, now: int, out: Decision) -> None:
     """After the decision a report changes nothing: at rollback every branch is asked, failed or not."""
     out.answer(event.reply_to, fx.Reported(event.branch_id))
 
 
-def note_vote(tx: Global, event: ev.Vote, now: int, out: Step) -> None:
+def note_vote(tx: Global, event: ev.Vote, now: int, out: Decision) -> None:
     if not tx.rollback_only:
         tx.rollback_only = True
         out.writes.append(fx.MarkGlobal(tx.xid, tx.phase, None, True))
@@ -151,7 +151,7 @@ def note_vote(tx: Global, event: ev.Vote, now: int, out: Step) -> None:
 # ---- the decision ----
 
 
-def commit(tx: Global, event: ev.Commit, now: int, out: Step) -> None:
+def commit(tx: Global, event: ev.Commit, now: int, out: Decision) -> None:
     """Rows are free from here on: what they are granted for next leaves in this batch or a later one."""
     _decide(tx, Cause.ASKED, out)
     out.asks.extend(Free(tx.xid, branch) for branch in tx.branches.values())
@@ -163,37 +163,37 @@ def commit(tx: Global, event: ev.Commit, now: int, out: Step) -> None:
     _drain_if_empty(tx, out)
 
 
-def roll_back(tx: Global, event: ev.Rollback, now: int, out: Step) -> None:
+def roll_back(tx: Global, event: ev.Rollback, now: int, out: Decision) -> None:
     _listen(tx, event.reply_to, now, out, commit_asked=False)
     _start_rollback(tx, Cause.ASKED, now, out)
 
 
-def roll_back_for_timeout(tx: Global, event: ev.Commit, now: int, out: Step) -> None:
+def roll_back_for_timeout(tx: Global, event: ev.Commit, now: int, out: Decision) -> None:
     """Seata answers TimeoutRollbacking here and changes nothing; we decide in this same step."""
     _listen(tx, event.reply_to, now, out, commit_asked=True)
     _start_rollback(tx, Cause.TIMEOUT, now, out)
 
 
-def roll_back_for_vote(tx: Global, event: ev.Commit, now: int, out: Step) -> None:
+def roll_back_for_vote(tx: Global, event: ev.Commit, now: int, out: Decision) -> None:
     _listen(tx, event.reply_to, now, out, commit_asked=True)
     _start_rollback(tx, Cause.VOTE, now, out)
 
 
-def roll_back_for_failed_branch(tx: Global, event: ev.Commit, now: int, out: Step) -> None:
+def roll_back_for_failed_branch(tx: Global, event: ev.Commit, now: int, out: Decision) -> None:
     _listen(tx, event.reply_to, now, out, commit_asked=True)
     _start_rollback(tx, Cause.PHASE_ONE_FAILED, now, out)
 
 
-def time_out(tx: Global, event: ev.Due, now: int, out: Step) -> None:
+def time_out(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
     _start_rollback(tx, Cause.TIMEOUT, now, out)
 
 
-def time_out_and_refuse(tx: Global, event: ev.Register, now: int, out: Step) -> None:
+def time_out_and_refuse(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
     _start_rollback(tx, Cause.TIMEOUT, now, out)
     refuse_not_active(tx, event, now, out)
 
 
-def _decide(tx: Global, cause: Cause, out: Step) -> None:
+def _decide(tx: Global, cause: Cause, out: Decision) -> None:
     tx.cause = cause
     out.writes.append(fx.MarkGlobal(tx.xid, tx.phase, cause, tx.rollback_only))
     for waiting in tx.waiting.values():
@@ -202,14 +202,14 @@ def _decide(tx: Global, cause: Cause, out: Step) -> None:
     tx.waiting.clear()
 
 
-def _start_rollback(tx: Global, cause: Cause, now: int, out: Step) -> None:
+def _start_rollback(tx: Global, cause: Cause, now: int, out: Decision) -> None:
     _decide(tx, cause, out)
     out.asks.extend(DenyWaiters(branch) for branch in tx.branches.values())
     _call_due_branches(tx, now, out)
     _drain_if_empty(tx, out)
 
 
-def _drain_if_empty(tx: Global, out: Step) -> None:
+def _drain_if_empty(tx: Global, out: Decision) -> None:
     if not tx.branches:
         out.asks.append(Drain(tx.xid))
 
@@ -217,13 +217,13 @@ def _drain_if_empty(tx: Global, out: Step) -> None:
 # ---- phase two ----
 
 
-def _call_due_branches(tx: Global, now: int, out: Step) -> None:
+def _call_due_branches(tx: Global, now: int, out: Decision) -> None:
     for branch in front(tx):
         if not branch.called and not branch.frozen and (branch.next_due_ms is None or branch.next_due_ms <= now):
             _call(tx, branch, now, out)
 
 
-def _call(tx: Global, branch: Branch, now: int, out: Step) -> None:
+def _call(tx: Global, branch: Branch, now: int, out: Decision) -> None:
     mode = MODES[branch.branch_type]
     branch.answer_due_ms = now + out.rules.answer_timeout_ms
     branch.next_due_ms = None
@@ -242,19 +242,19 @@ def _call(tx: Global, branch: Branch, now: int, out: Step) -> None:
     )
 
 
-def drop_branch(tx: Global, event: ev.Answered, now: int, out: Step) -> None:
+def drop_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
     del tx.branches[event.branch_id]
     if tx.branches:  # the last one goes with the end of the transaction, in this same turn
         out.writes.append(fx.DropBranch(tx.xid, event.branch_id))
     _after_answer(tx, now, out)
 
 
-def undo_branch(tx: Global, event: ev.Answered, now: int, out: Step) -> None:
+def undo_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
     out.asks.append(Free(tx.xid, tx.branches[event.branch_id]))
     drop_branch(tx, event, now, out)
 
 
-def freeze_branch(tx: Global, event: ev.Answered, now: int, out: Step) -> None:
+def freeze_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
     """A refusal after the decision: a person must look; until then the rows stay locked and nothing wakes it (C2)."""
     branch = tx.branches[event.branch_id]
     branch.frozen = True
@@ -263,12 +263,12 @@ def freeze_branch(tx: Global, event: ev.Answered, now: int, out: Step) -> None:
     _after_answer(tx, now, out)
 
 
-def back_off(tx: Global, event: ev.Answered, now: int, out: Step) -> None:
+def back_off(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
     _fail_attempt(tx, tx.branches[event.branch_id], event.detail or "failed without a reason", event.worker, now, out)
     _after_answer(tx, now, out)
 
 
-def await_channel(tx: Global, event: ev.Answered, now: int, out: Step) -> None:
+def await_channel(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
     """Nobody serves the resource: that is no attempt. A Wake comes when somebody does; the slow retry is a net."""
     branch = tx.branches[event.branch_id]
     branch.answer_due_ms = None
@@ -280,7 +280,7 @@ def await_channel(tx: Global, event: ev.Answered, now: int, out: Step) -> None:
     _after_answer(tx, now, out)
 
 
-def _fail_attempt(tx: Global, branch: Branch, reason: str, worker: str | None, now: int, out: Step) -> None:
+def _fail_attempt(tx: Global, branch: Branch, reason: str, worker: str | None, now: int, out: Decision) -> None:
     _note_failure(branch, reason, worker)
     branch.next_due_ms = now + out.rules.backoff.delay_ms(branch.attempts, branch.branch_id)
     out.writes.append(mark(tx, branch))
@@ -294,7 +294,7 @@ def _note_failure(branch: Branch, reason: str, worker: str | None) -> None:
     branch.next_due_ms = None
 
 
-def _after_answer(tx: Global, now: int, out: Step) -> None:
+def _after_answer(tx: Global, now: int, out: Decision) -> None:
     _call_due_branches(tx, now, out)
     if not tx.branches:
         out.asks.append(Drain(tx.xid))
@@ -302,7 +302,7 @@ def _after_answer(tx: Global, now: int, out: Step) -> None:
         _answer_listeners(tx, out)
 
 
-def go_on(tx: Global, event: ev.Due, now: int, out: Step) -> None:
+def go_on(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
     """First tries, retries, overdue answers and recovery after a restart are all this."""
     for branch in tx.branches.values():
         if branch.answer_due_ms is not None and branch.answer_due_ms <= now:
@@ -312,14 +312,14 @@ def go_on(tx: Global, event: ev.Due, now: int, out: Step) -> None:
     _answer_listeners(tx, out, overdue_at=now)
 
 
-def wake_resource(tx: Global, event: ev.Wake, now: int, out: Step) -> None:
+def wake_resource(tx: Global, event: ev.Wake, now: int, out: Decision) -> None:
     for branch in tx.branches.values():
         if branch.resource_id == event.resource_id and branch.next_due_ms is not None:
             branch.next_due_ms = now
     _call_due_branches(tx, now, out)
 
 
-def retry_now(tx: Global, event: ev.Retry, now: int, out: Step) -> None:
+def retry_now(tx: Global, event: ev.Retry, now: int, out: Decision) -> None:
     """An operator has looked: frozen branches too are asked again."""
     idle = [branch for branch in tx.branches.values() if not branch.called]
     for branch in idle:
@@ -331,7 +331,7 @@ def retry_now(tx: Global, event: ev.Retry, now: int, out: Step) -> None:
     out.answer(event.reply_to, fx.Retrying(tx.xid, len(idle)))
 
 
-def end(tx: Global, event: ev.Drained, now: int, out: Step) -> None:
+def end(tx: Global, event: ev.Drained, now: int, out: Decision) -> None:
     cause = tx.cause or Cause.ASKED
     out.writes.append(fx.EndGlobal(tx.xid, tx.phase, cause, now))
     _answer_listeners(tx, out)
@@ -341,15 +341,15 @@ def end(tx: Global, event: ev.Drained, now: int, out: Step) -> None:
 # ---- questions ----
 
 
-def listen(tx: Global, event: ev.Commit | ev.Rollback, now: int, out: Step) -> None:
+def listen(tx: Global, event: ev.Commit | ev.Rollback, now: int, out: Decision) -> None:
     _listen(tx, event.reply_to, now, out, commit_asked=isinstance(event, ev.Commit))
 
 
-def _listen(tx: Global, reply_to: object, now: int, out: Step, *, commit_asked: bool) -> None:
+def _listen(tx: Global, reply_to: object, now: int, out: Decision, *, commit_asked: bool) -> None:
     tx.listeners.append(Listener(reply_to, now + out.rules.first_round_ms, commit_asked))
 
 
-def _answer_listeners(tx: Global, out: Step, overdue_at: int | None = None) -> None:
+def _answer_listeners(tx: Global, out: Decision, overdue_at: int | None = None) -> None:
     """Answer those who wait for the first round; with `overdue_at`, only those who have waited long enough."""
     ready = [waiter for waiter in tx.listeners if overdue_at is None or waiter.until_ms <= overdue_at]
     if not ready:
@@ -360,15 +360,15 @@ def _answer_listeners(tx: Global, out: Step, overdue_at: int | None = None) -> N
         out.answer(listener.reply_to, fx.Stands(how, listener.commit_asked))
 
 
-def tell(tx: Global | Outcome, event: ev.Rollback | ev.Status | ev.Vote, now: int, out: Step) -> None:
+def tell(tx: Global | Outcome, event: ev.Rollback | ev.Status | ev.Vote, now: int, out: Decision) -> None:
     out.answer(event.reply_to, fx.Stands(standing(tx)))
 
 
-def tell_commit_asker(tx: Global | Outcome, event: ev.Commit, now: int, out: Step) -> None:
+def tell_commit_asker(tx: Global | Outcome, event: ev.Commit, now: int, out: Decision) -> None:
     out.answer(event.reply_to, fx.Stands(standing(tx), commit_asked=True))
 
 
-def refuse_not_active(tx: Global | Outcome, event: ev.Register | ev.Report | ev.Retry, now: int, out: Step) -> None:
+def refuse_not_active(tx: Global | Outcome, event: ev.Register | ev.Report | ev.Retry, now: int, out: Decision) -> None:
     out.answer(event.reply_to, fx.NotActive(standing(tx)))
 
 

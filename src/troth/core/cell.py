@@ -11,24 +11,13 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-import msgspec
-
 from troth.core import effects as fx
 from troth.core import events as ev
+from troth.core.decision import Ask, Decision, DenyWaiters, Drain, Free, GiveUp, Unqueue, Want
 from troth.core.locks import LockTable
 from troth.core.machine import step
 from troth.core.model import Global, Outcome, Phase, Waiting
-from troth.core.step import Ask, DenyWaiters, Drain, Free, GiveUp, Rules, Unqueue, Want
-
-
-class Decision(msgspec.Struct):
-    """What one event brings: deltas to make durable, then effects in order; `moved` are the xids whose due time
-    may have changed; `rows` names the transitions that were taken."""
-
-    writes: list[fx.Write] = []
-    effects: list[fx.Effect] = []
-    moved: list[str] = []
-    rows: list[str] = []
+from troth.core.rules import Rules
 
 
 class Cell:
@@ -66,7 +55,7 @@ class Cell:
 
     def decide(self, event: ev.Event, now: int) -> Decision:
         """One turn: everything that follows from `event` at `now` (integer milliseconds)."""
-        decision = Decision()
+        decision = Decision(self.rules)
         todo: deque[ev.Event] = deque((event,))
         while todo:
             self._turn(todo.popleft(), now, decision, todo)
@@ -75,6 +64,12 @@ class Cell:
     # ---- one event ----
 
     def _turn(self, event: ev.Event, now: int, decision: Decision, todo: deque[ev.Event]) -> None:
+        if isinstance(event, ev.CELL_EVENTS):
+            self._turn_of_cell(event, decision, todo)
+        else:
+            self._step(event, now, decision, todo)
+
+    def _turn_of_cell(self, event: ev.CellEvent, decision: Decision, todo: deque[ev.Event]) -> None:
         match event:
             case ev.LockQuery():
                 lockable = not self.locks.conflicts(event.xid, event.keys)
@@ -91,22 +86,19 @@ class Cell:
                     self._outcomes[event.xid] = event.outcome
             case ev.Sweep():
                 self._forget(event.before_ms)
-            case _:
-                self._step(event, now, decision, todo)
 
     def _step(self, event: ev.TransactionEvent, now: int, decision: Decision, todo: deque[ev.Event]) -> None:
-        born = isinstance(event, ev.Begin)
+        born = type(event) is ev.Begin
         tx = self._birth(event, now) if born else self._transactions.get(event.xid) or self._outcomes.get(event.xid)
         if tx is None:
             self._answer_unknown(event, decision)
             return
-        out = step(tx, event, now, self.rules, born=born)
-        decision.rows.append(out.row)
-        decision.writes += out.writes
-        decision.effects += out.effects
+        step(tx, event, now, decision, born)
         decision.moved.append(event.xid)
-        for ask in out.asks:
-            self._ask(ask, now, todo)
+        if decision.asks:
+            asks, decision.asks = decision.asks, []
+            for ask in asks:
+                self._ask(ask, now, todo)
         if isinstance(tx, Global):
             self._keep_books(tx, event, now)
 
@@ -124,7 +116,7 @@ class Cell:
             decision.effects.append(fx.Answer(reply_to, fx.Unknown(event.xid)))
 
     def _keep_books(self, tx: Global, event: ev.TransactionEvent, now: int) -> None:
-        if tx.phase.ended:
+        if type(event) is ev.Drained:
             del self._transactions[tx.xid]
             self._remember(tx, now)
         elif isinstance(event, ev.Answered) and event.result is ev.CallResult.NO_CHANNEL:

@@ -210,4 +210,5 @@ TransactionEvent = (
     | Drained
 )
 CellEvent = LockQuery | Served | ChannelClosed | Loaded | Sweep
+CELL_EVENTS = (LockQuery, Served, ChannelClosed, Loaded, Sweep)
 Event = TransactionEvent | CellEvent

@@ -16,11 +16,11 @@ import msgspec
 from troth.core import actions as do
 from troth.core import events as ev
 from troth.core import guards as when
+from troth.core.decision import Decision
 from troth.core.model import Global, Outcome, Phase
-from troth.core.step import Rules, Step
 
 Guard = Callable[[Any, Any, int], bool]
-Action = Callable[[Any, Any, int, Step], None]
+Action = Callable[[Any, Any, int, Decision], None]
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -121,11 +121,10 @@ def find_row(source: Phase | None, tx: Global | Outcome, event: ev.TransactionEv
     raise NoTransition(f"{source} has no row for {type(event).__name__} (xid {event.xid})")
 
 
-def step(tx: Global | Outcome, event: ev.TransactionEvent, now: int, rules: Rules, born: bool = False) -> Step:
-    """Move one transaction by one event. `born`: this event is what made `tx`."""
+def step(tx: Global | Outcome, event: ev.TransactionEvent, now: int, out: Decision, born: bool = False) -> None:
+    """Move one transaction by one event; what follows goes into `out`. `born`: this event is what made `tx`."""
     row = find_row(None if born else tx.phase, tx, event, now)
-    out = Step(row.name, rules)
+    out.rows.append(row)
     if row.target is not tx.phase and isinstance(tx, Global):
         tx.phase = row.target
     row.action(tx, event, now, out)
-    return out

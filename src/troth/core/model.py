@@ -24,6 +24,8 @@ class Phase(Enum):
     COMMITTED = "committed"
     ROLLED_BACK = "rolled-back"
 
+    __hash__ = object.__hash__  # members are single; Enum's own hash is slow, and every step looks a phase up
+
     @property
     def ended(self) -> bool:
         return self is Phase.COMMITTED or self is Phase.ROLLED_BACK

@@ -1,9 +1,10 @@
 """The one way in: `submit(event)` decides in memory at once, writes what was decided, then acts.
 
-Write, then act (design/coordinator §2): every event steps at once; its writes join the pending decisions. When the
-store is free, all that is pending goes down as ONE batch; when that is durable, its effects (answers, calls) are released in
-order. One batch in flight, no timer, no artificial delay: the slower the store, the bigger the batches. An answer
-without a write waits behind the newest write that it may have seen, because both leave in one ordered history.
+Write, then act (design/coordinator §2): every event steps at once; its writes join the pending decisions. When
+the store is free, all that is pending goes down as ONE batch; when that is durable, its effects (answers, calls)
+are released in order. One batch in flight, no timer, no artificial delay: the slower the store, the bigger the
+batches. An answer without a write waits behind the newest write that it may have seen, because both leave in one
+ordered history.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import structlog
 
 from troth.core import effects as fx
 from troth.core import events as ev
-from troth.core.cell import Cell, Decision
+from troth.core.cell import Cell
+from troth.core.decision import Decision
 from troth.core.due import due_ms
 from troth.core.model import Global, Outcome
-from troth.core.step import Rules
+from troth.core.rules import Rules
 from troth.server.clock import Clock
 from troth.server.ids import IdGenerator
 from troth.server.scheduler import Scheduler
@@ -146,7 +148,7 @@ class Engine:
         self.stats.events += 1
         if isinstance(event, ev.Begin):
             self.stats.transactions_begun += 1
-        elif not isinstance(event, ev.CellEvent) and not self._cell.knows(event.xid):
+        elif not isinstance(event, ev.CELL_EVENTS) and not self._cell.knows(event.xid):
             self._look_up(event)
             return
         self._decide(event)

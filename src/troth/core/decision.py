@@ -1,29 +1,18 @@
-"""What one step of one transaction brings about, and the numbers that steps go by."""
+"""What one event brings about: deltas to write, effects to carry out, and what a step asks of its cell."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from troth.core.effects import Answer, Effect, Result, Write
 from troth.core.events import Register
 from troth.core.model import Branch
-from troth.core.retry import Backoff
+from troth.core.rules import Rules
 
-
-class Rules(msgspec.Struct, frozen=True):
-    """The settings that decisions depend on, in milliseconds.
-
-    hot_wait_ms: how long registrations of one (xid, resource) may queue for rows, over all their retries.
-    answer_timeout_ms: after this a call to a branch counts as failed. first_round_ms: a TM waits at most so
-    long for the first phase-two round. outcome_memory_max: ended transactions kept in memory (the store keeps more).
-    """
-
-    hot_wait_ms: int = 300
-    answer_timeout_ms: int = 15_000
-    first_round_ms: int = 10_000
-    backoff: Backoff = Backoff()
-    outcome_memory_ms: int = 600_000
-    outcome_memory_max: int = 100_000
+if TYPE_CHECKING:
+    from troth.core.machine import Row
 
 
 class Want(msgspec.Struct, frozen=True):
@@ -67,17 +56,22 @@ class Drain(msgspec.Struct, frozen=True):
 Ask = Want | Free | GiveUp | Unqueue | DenyWaiters | Drain
 
 
-class Step:
-    """Collects what one step writes, answers and calls (`writes`, `effects`) and what it asks of the cell (`asks`)."""
+class Decision:
+    """Collects, over one turn of the cell, what must be made durable (`writes`) and what must follow (`effects`).
 
-    __slots__ = ("asks", "effects", "row", "rules", "writes")
+    `asks` is what the step under way wants of the lock table, `moved` are the xids whose due time may have
+    changed, `rows` the transitions that were taken.
+    """
 
-    def __init__(self, row: str, rules: Rules) -> None:
-        self.row = row
+    __slots__ = ("asks", "effects", "moved", "rows", "rules", "writes")
+
+    def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.writes: list[Write] = []
         self.effects: list[Effect] = []
         self.asks: list[Ask] = []
+        self.moved: list[str] = []
+        self.rows: list[Row] = []
 
     def answer(self, reply_to: object, result: Result) -> None:
         self.effects.append(Answer(reply_to, result))
