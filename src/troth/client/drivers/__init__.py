@@ -1,0 +1,1 @@
+"""Run flows on real connections: the only place of the client's SQL side that does I/O."""

@@ -1,0 +1,109 @@
+"""The process's default client: the one place that holds it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any, Final
+
+from troth.client.client import Client
+from troth.client.errors import NotInitialised
+from troth.client.settings import ClientSettings
+
+
+class Holder:
+    """Holds at most one client. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+
+    def swap(self, client: Client | None) -> Client | None:
+        """Hold `client`; the one that was held is returned."""
+        with self._lock:
+            held, self._client = self._client, client
+            return held
+
+    @property
+    def client(self) -> Client | None:
+        """The client that is held and open."""
+        client = self._client
+        return None if client is None or client.closed else client
+
+    def after_fork_in_child(self) -> None:
+        """Another thread of the parent may have held the lock; it is not here to release it."""
+        self._lock = threading.Lock()
+
+
+_HOLDER: Final = Holder()
+os.register_at_fork(after_in_child=_HOLDER.after_fork_in_child)
+
+
+def init(
+    coordinator: str | Iterable[str] = "127.0.0.1:8091",
+    application: str = "default",
+    group: str = "default_tx_group",
+    *,
+    settings: ClientSettings | None = None,
+    **options: float,
+) -> Client:
+    """Connect to a coordinator and make this the process's default client; one that was there is closed.
+
+    It blocks until the coordinator has answered; call it before an event loop runs, or in a thread of it.
+
+    Args:
+        coordinator: `"host:port"`, several comma separated, or a list: tried in order.
+        application: this program's name at the coordinator; all processes of one service share it.
+        group: Seata's transaction service group.
+        settings: all knobs at once.
+        **options: single knobs, as the fields of `ClientSettings`; they win over `settings`.
+
+    Raises:
+        CoordinatorUnavailable: none answered within `connect_timeout_s`.
+        ValueError: an address or a setting is wrong.
+    """
+    client = Client(coordinator, application, group, settings=_with_options(settings or ClientSettings(), options))
+    use(client.start())
+    return client
+
+
+def _with_options(settings: ClientSettings, options: Mapping[str, float]) -> ClientSettings:
+    known = [field.name for field in fields(ClientSettings)]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise TypeError(f"init() knows no setting {', '.join(unknown)}; there are {', '.join(known)}")
+    changes: dict[str, Any] = dict(options)
+    return replace(settings, **changes)
+
+
+def use(client: Client) -> None:
+    """Make a client that exists already the process's default one; one that was there is closed."""
+    earlier = _HOLDER.swap(client)
+    if earlier is not None and earlier is not client:
+        earlier.close()
+
+
+def close() -> None:
+    """Close the default client, if there is one."""
+    client = _HOLDER.swap(None)
+    if client is not None:
+        client.close()
+
+
+# A program that just ends still finishes the phase-two work that has reached it.
+atexit.register(close)
+
+
+def default_client(client: Client | None = None) -> Client:
+    """`client` if one is given, else the process's default one.
+
+    Raises:
+        NotInitialised: there is none.
+    """
+    found = client or _HOLDER.client
+    if found is None:
+        raise NotInitialised("troth has no client yet: call troth.init(coordinator='host:port') first, or pass client=")
+    return found

@@ -1,0 +1,45 @@
+"""What a client says about itself when a connection opens (PROTOCOL §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from troth.wire.seata.messages import RegisterRMRequest, RegisterTMRequest
+
+SPOKEN_VERSION = "2.3.0"
+"""The Seata version whose behaviour this client follows: a coordinator picks features by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which program this is."""
+
+    application: str
+    group: str
+
+    def as_tm(self, local_ip: str, timestamp_ms: int) -> RegisterTMRequest:
+        """The TM's registration, without a secret: the digest is then the plain text (PROTOCOL §4.2)."""
+        lines = (
+            "ak=null",
+            f"digest={self.group},{local_ip},{timestamp_ms}",
+            f"timestamp={timestamp_ms}",
+            "authVersion=V4",
+            f"vgroup={self.group}",
+            f"ip={local_ip}",
+        )
+        return RegisterTMRequest(
+            version=SPOKEN_VERSION,
+            application_id=self.application,
+            transaction_service_group=self.group,
+            extra_data="".join(f"{line}\n" for line in lines),
+        )
+
+    def as_rm(self, resource_ids: Iterable[str]) -> RegisterRMRequest:
+        """The RM's registration for `resource_ids`."""
+        return RegisterRMRequest(
+            version=SPOKEN_VERSION,
+            application_id=self.application,
+            transaction_service_group=self.group,
+            resource_ids=",".join(resource_ids),
+        )

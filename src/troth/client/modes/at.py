@@ -1,0 +1,297 @@
+"""AT, phase one: the local transactions of one connection (at.md §1–§3): images → locks → undo row + COMMIT.
+
+`PhaseOne` is the state of one connection and gives flows; it never waits for a row lock while the local transaction is
+open, since on SQLite that would lock the whole file. Locks are asked for when the local transaction commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from troth.client.errors import BranchFailed, LockConflict, NotSupported
+from troth.client.flow import Flow, Parameters, Pause, query, tell
+from troth.client.modes.at_write import Change, Outcome, Writer
+from troth.client.sql.dialects.base import Dialect
+from troth.client.sql.lockkeys import lock_text
+from troth.client.sql.statement import Statement, Verb
+from troth.client.sql.undo import NORMAL, BranchUndoLog
+from troth.client.sql.undo_codec import COMPRESSOR, JACKSON, SERIALIZER, context_text, encode
+from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode, TransactionExceptionCode
+from troth.wire.seata.messages import (
+    BranchRegisterRequest,
+    BranchRegisterResponse,
+    BranchReportRequest,
+    BranchReportResponse,
+    GlobalLockQueryRequest,
+    GlobalLockQueryResponse,
+)
+
+FOREIGN_KEYS = "foreignKeys"
+"""Key of an undo row's `context`: `ON` where the connection checked foreign keys, so that phase two does too."""
+
+_EXPLICIT = '{"autoCommit":false}'
+_LONGEST_XID = 128
+_CONFLICTS = (TransactionExceptionCode.LockKeyConflict, TransactionExceptionCode.LockKeyConflictFailFast)
+
+
+@dataclass(frozen=True, slots=True)
+class LockRetry:
+    """How an autocommit statement waits for row locks: it is tried `times` times in all, `interval_s` apart."""
+
+    times: int = 30
+    interval_s: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """How things stand at a call: the global transaction of the caller, and the connection."""
+
+    xid: str | None
+    in_transaction: bool
+    implicit: bool
+    """The driver opens local transactions by itself (`isolation_level` is not None)."""
+
+
+@dataclass(slots=True)
+class LocalTransaction:
+    """The open local transaction: what it has changed so far, and its savepoints (name, number of changes)."""
+
+    xid: str
+    changes: list[Change] = field(default_factory=list)
+    savepoints: list[tuple[str, int]] = field(default_factory=list)
+
+
+class PhaseOne:
+    """AT on one connection. `local` is the open local transaction, if it belongs to a global one."""
+
+    def __init__(self, dialect: Dialect, resource_id: str, writer: Writer, retry: LockRetry) -> None:
+        self._dialect = dialect
+        self._resource_id = resource_id
+        self._writer = writer
+        self.retry = retry
+        self.local: LocalTransaction | None = None
+
+    # --- statements ---
+
+    def write(self, now: Situation, statement: Statement, sets: Sequence[Parameters]) -> Flow[Outcome]:
+        """Run an INSERT, UPDATE or DELETE for each of `sets`, with images.
+
+        Raises:
+            NotSupported: the statement, its table or the moment is not one where AT could undo it.
+            LockConflict: in autocommit, after all tries: another global transaction holds a row.
+            BranchFailed: in autocommit, the branch could not be registered or committed.
+        """
+        xid = self._check(now)
+        if self.local is not None:
+            return (yield from self._writer.write(statement, sets, self.local.changes))
+        if now.implicit:
+            return (yield from self._write_first(xid, statement, sets))
+        return (yield from self._write_alone(xid, statement, sets))
+
+    def _write_first(self, xid: str, statement: Statement, sets: Sequence[Parameters]) -> Flow[Outcome]:
+        """The first write of a local transaction that the user will commit."""
+        local = yield from self._begin(xid)
+        try:
+            return (yield from self._writer.write(statement, sets, local.changes))
+        except BaseException as error:
+            if not local.changes:
+                yield from self.roll_back(error)
+            raise
+
+    def _write_alone(self, xid: str, statement: Statement, sets: Sequence[Parameters]) -> Flow[Outcome]:
+        """A local transaction of its own; a row that another holds is waited for *outside* of it."""
+        for _ in range(self.retry.times - 1):
+            try:
+                return (yield from self._write_and_commit(xid, statement, sets))
+            except LockConflict:
+                yield Pause(self.retry.interval_s)
+        return (yield from self._write_and_commit(xid, statement, sets))
+
+    def _write_and_commit(self, xid: str, statement: Statement, sets: Sequence[Parameters]) -> Flow[Outcome]:
+        local = yield from self._begin(xid)
+        try:
+            outcome = yield from self._writer.write(statement, sets, local.changes)
+        except BaseException as error:
+            yield from self.roll_back(error)
+            raise
+        yield from self.commit(xid, autocommit=True)
+        return outcome
+
+    def control(self, now: Situation, statement: Statement) -> Flow[None]:
+        """Run the user's own BEGIN, SAVEPOINT, RELEASE or ROLLBACK TO. (COMMIT and ROLLBACK: `commit`, `roll_back`.)"""
+        match statement.verb:
+            case Verb.BEGIN:
+                yield from query(statement.sql)
+                if now.xid is not None:
+                    self.local = LocalTransaction(now.xid)
+            case Verb.SAVEPOINT:
+                yield from self._savepoint(now, statement)
+            case Verb.RELEASE:
+                yield from query(statement.sql)
+                self._forget_savepoint(statement.name, keep=False)
+            case _:
+                yield from query(statement.sql)
+                self._forget_savepoint(statement.name, keep=True)
+
+    def _savepoint(self, now: Situation, statement: Statement) -> Flow[None]:
+        if not now.in_transaction:
+            if not now.implicit:
+                raise NotSupported(
+                    "a SAVEPOINT outside of a local transaction opens one that its RELEASE commits.",
+                    "Execute BEGIN first.",
+                )
+            yield from self._begin(self._check(now))
+        yield from query(statement.sql)
+        if self.local is not None:
+            self.local.savepoints.append((statement.name.lower(), len(self.local.changes)))
+
+    def _forget_savepoint(self, name: str, *, keep: bool) -> None:
+        """RELEASE drops the savepoint and those inside it; ROLLBACK TO keeps it and drops the changes behind it."""
+        if self.local is None:
+            return
+        stack = self.local.savepoints
+        place = max(place for place, (known, _) in enumerate(stack) if known == name.lower())
+        if keep:
+            del self.local.changes[stack[place][1] :]
+        del stack[place + 1 if keep else place :]
+
+    # --- the local transaction ---
+
+    def _begin(self, xid: str) -> Flow[LocalTransaction]:
+        yield from query(self._dialect.begin)
+        self.local = LocalTransaction(xid)
+        return self.local
+
+    def _check(self, now: Situation) -> str:
+        """The xid to work for; refuses a local transaction that is not wholly inside this global one."""
+        if self.local is not None and not now.in_transaction:
+            self._lost()
+        if now.xid is None or (self.local is not None and self.local.xid != now.xid):
+            raise self._strange(now.xid)
+        if now.in_transaction and self.local is None:
+            raise NotSupported(
+                "the local transaction was begun before the global one, so AT could not undo all of it.",
+                "Commit or roll it back before you enter the global transaction.",
+            )
+        return now.xid
+
+    def _lost(self) -> None:
+        """The database has ended the local transaction by itself (disk full, say): its changes are gone."""
+        local, self.local = self.local, None
+        if local is not None and local.changes:
+            raise BranchFailed("the database has rolled back the local transaction by itself; its changes are gone")
+
+    def _strange(self, xid: str | None) -> NotSupported:
+        mine = "" if self.local is None else self.local.xid
+        other = "there is none now" if xid is None else f"now it is {xid}"
+        return NotSupported(
+            f"the open local transaction belongs to the global transaction {mine}, but {other}.",
+            "Commit or roll back the local transaction before the global one ends.",
+        )
+
+    def roll_back(self, error: BaseException | None = None) -> Flow[None]:
+        """End the local transaction with nothing done. With `error`, trouble here is noted on it, not raised."""
+        self.local = None
+        try:
+            yield from query("ROLLBACK")
+        except Exception as second:
+            if error is None:
+                raise
+            error.add_note(f"ROLLBACK said: {second}.")
+
+    def commit(self, xid: str | None, *, autocommit: bool = False) -> Flow[None]:
+        """Commit the local transaction as one branch: locks, undo row and COMMIT. If it changed nothing: COMMIT only.
+
+        After any error the local transaction is rolled back.
+
+        Raises:
+            LockConflict: another global transaction holds a row.
+            BranchFailed: the coordinator or the database refused.
+            NotSupported: the global transaction is not the one that the local one began in.
+            CoordinatorUnavailable: the coordinator could not be asked.
+        """
+        local = self.local
+        if local is None:
+            yield from query("COMMIT")
+            return
+        try:
+            if local.xid != xid:
+                raise self._strange(xid)
+            if not local.changes:
+                yield from query("COMMIT")
+                self.local = None
+                return
+            yield from self._check_parents(local)
+            branch_id = yield from self._register(local, autocommit=autocommit)
+        except BaseException as error:
+            yield from self.roll_back(error)
+            raise
+        yield from self._commit_branch(local, branch_id)
+
+    def _check_parents(self, local: LocalTransaction) -> Flow[None]:
+        """The rows that written foreign keys refer to must not belong to another global transaction."""
+        parents = lock_text(lock for change in local.changes for lock in change.parents)
+        if not parents:
+            return
+        request = GlobalLockQueryRequest(local.xid, BranchType.AT, self._resource_id, parents)
+        answer = yield from tell(request, GlobalLockQueryResponse)
+        if answer.result_code is not ResultCode.Success and answer.transaction_exception_code not in _CONFLICTS:
+            raise BranchFailed(f"the coordinator could not tell whether {parents} is free: {answer.msg}")
+        if not answer.lockable:
+            raise LockConflict(_single(parents), detail="a foreign key refers to it")
+
+    def _register(self, local: LocalTransaction, *, autocommit: bool) -> Flow[int]:
+        if len(local.xid) > _LONGEST_XID:
+            raise BranchFailed(f"an xid of {len(local.xid)} characters does not fit in the undo table ({_LONGEST_XID})")
+        locks = lock_text(lock for change in local.changes for lock in change.locks)
+        data = None if autocommit else _EXPLICIT
+        request = BranchRegisterRequest(local.xid, BranchType.AT, self._resource_id, locks, data)
+        answer = yield from tell(request, BranchRegisterResponse)
+        if answer.result_code is ResultCode.Success:
+            return answer.branch_id
+        if answer.transaction_exception_code in _CONFLICTS:
+            raise LockConflict(_single(locks), detail=answer.msg)
+        code = answer.transaction_exception_code.name
+        raise BranchFailed(f"the coordinator refused the branch of {local.xid}: {answer.msg} ({code})")
+
+    def _commit_branch(self, local: LocalTransaction, branch_id: int) -> Flow[None]:
+        try:
+            yield from self._write_undo(local, branch_id)
+            yield from query("COMMIT")
+        except BaseException as error:
+            yield from self.roll_back(error)
+            if (yield from self._is_committed(local, branch_id, error)):
+                return
+            if not isinstance(error, Exception):
+                raise
+            raise BranchFailed(f"branch {branch_id} of {local.xid} could not be committed: {error}") from error
+        self.local = None
+
+    def _write_undo(self, local: LocalTransaction, branch_id: int) -> Flow[None]:
+        values = {SERIALIZER: JACKSON, COMPRESSOR: "NONE"}
+        if (yield from self._dialect.foreign_keys_enforced()):
+            values[FOREIGN_KEYS] = "ON"
+        context = context_text(values)
+        log = BranchUndoLog(local.xid, branch_id, tuple(change.undo for change in local.changes))
+        row = (branch_id, local.xid, context, encode(context, log), NORMAL)
+        yield from query(self._dialect.insert_undo, row)
+
+    def _is_committed(self, local: LocalTransaction, branch_id: int, error: BaseException) -> Flow[bool]:
+        """After an error in COMMIT: the undo row says whether it happened. If not, the coordinator is told."""
+        try:
+            found = yield from query(self._dialect.select_undo, (local.xid, branch_id))
+            if any(row[2] == NORMAL for row in found.rows):
+                return True
+            report = BranchReportRequest(local.xid, branch_id, BranchStatus.PhaseOne_Failed, self._resource_id)
+            yield from tell(report, BranchReportResponse)
+        except Exception as second:  # noqa: BLE001 - the first error is the one to tell
+            error.add_note(
+                f"The coordinator does not know of it ({second}); it will find no undo row when it rolls back."
+            )
+        return False
+
+
+def _single(locks: str) -> str | None:
+    """`locks` if it is the text of one row, so that the row in conflict is known."""
+    return None if "," in locks or ";" in locks else locks
