@@ -7,7 +7,6 @@ written and what must follow. It changes the cell and nothing else (design/coord
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -56,20 +55,17 @@ class Cell:
     def decide(self, event: ev.Event, now: int) -> Decision:
         """One turn: everything that follows from `event` at `now` (integer milliseconds)."""
         decision = Decision(self.rules)
-        todo: deque[ev.Event] = deque((event,))
-        while todo:
-            self._turn(todo.popleft(), now, decision, todo)
+        todo: list[ev.Event] = [event]
+        for happened in todo:  # grows while we go through it
+            if type(happened) in ev.CELL_EVENTS:
+                self._turn_of_cell(happened, decision, todo)  # type: ignore[arg-type]
+            else:
+                self._step(happened, now, decision, todo)  # type: ignore[arg-type]
         return decision
 
     # ---- one event ----
 
-    def _turn(self, event: ev.Event, now: int, decision: Decision, todo: deque[ev.Event]) -> None:
-        if isinstance(event, ev.CELL_EVENTS):
-            self._turn_of_cell(event, decision, todo)
-        else:
-            self._step(event, now, decision, todo)
-
-    def _turn_of_cell(self, event: ev.CellEvent, decision: Decision, todo: deque[ev.Event]) -> None:
+    def _turn_of_cell(self, event: ev.CellEvent, decision: Decision, todo: list[ev.Event]) -> None:
         match event:
             case ev.LockQuery():
                 lockable = not self.locks.conflicts(event.xid, event.keys)
@@ -87,7 +83,7 @@ class Cell:
             case ev.Sweep():
                 self._forget(event.before_ms)
 
-    def _step(self, event: ev.TransactionEvent, now: int, decision: Decision, todo: deque[ev.Event]) -> None:
+    def _step(self, event: ev.TransactionEvent, now: int, decision: Decision, todo: list[ev.Event]) -> None:
         born = type(event) is ev.Begin
         tx = self._birth(event, now) if born else self._transactions.get(event.xid) or self._outcomes.get(event.xid)
         if tx is None:
@@ -138,7 +134,7 @@ class Cell:
 
     # ---- what the machine asks of the lock table ----
 
-    def _ask(self, ask: Ask, now: int, todo: deque[ev.Event]) -> None:
+    def _ask(self, ask: Ask, now: int, todo: list[ev.Event]) -> None:
         match ask:
             case Free():
                 freed = self.locks.free(ask.branch)
@@ -158,7 +154,7 @@ class Cell:
                     self.locks.unqueue(register)
                     todo.append(self._denial(register, now))
 
-    def _want(self, want: Want, now: int, todo: deque[ev.Event]) -> None:
+    def _want(self, want: Want, now: int, todo: list[ev.Event]) -> None:
         register = want.register
         conflicts = self.locks.conflicts(register.xid, register.keys)
         if not conflicts:

@@ -210,5 +210,5 @@ TransactionEvent = (
     | Drained
 )
 CellEvent = LockQuery | Served | ChannelClosed | Loaded | Sweep
-CELL_EVENTS = (LockQuery, Served, ChannelClosed, Loaded, Sweep)
+CELL_EVENTS = frozenset({LockQuery, Served, ChannelClosed, Loaded, Sweep})
 Event = TransactionEvent | CellEvent

@@ -116,7 +116,8 @@ class NoTransition(Exception):
 def find_row(source: Phase | None, tx: Global | Outcome, event: ev.TransactionEvent, now: int) -> Row:
     """The first row of the table that fits. Raises NoTransition."""
     for row in INDEX.get((source, type(event)), ()):
-        if row.guard is None or row.guard(tx, event, now):
+        guard = row.guard
+        if guard is None or guard(tx, event, now):
             return row
     raise NoTransition(f"{source} has no row for {type(event).__name__} (xid {event.xid})")
 

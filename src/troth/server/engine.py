@@ -106,6 +106,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._batch_number = 0
         self._sweep_due_ms = 0
+        self._armed_ms = 0
         self._running = False
 
     # ---- life ----
@@ -146,10 +147,10 @@ class Engine:
         if not self._running:
             return
         self.stats.events += 1
-        if isinstance(event, ev.Begin):
+        if type(event) is ev.Begin:
             self.stats.transactions_begun += 1
-        elif not isinstance(event, ev.CELL_EVENTS) and not self._cell.knows(event.xid):
-            self._look_up(event)
+        elif type(event) not in ev.CELL_EVENTS and not self._cell.knows(event.xid):  # type: ignore[union-attr]
+            self._look_up(event)  # type: ignore[arg-type]
             return
         self._decide(event)
 
@@ -190,11 +191,13 @@ class Engine:
         transactions = self._cell.transactions
         for xid in decision.moved:
             tx = transactions.get(xid)
-            self._scheduler.set(xid, None if tx is None else due_ms(tx))
+            due = None if tx is None else due_ms(tx)
+            self._scheduler.set(xid, due)
+            if due is not None and due < self._armed_ms:
+                self._arm_timer()
         self._pending.append(decision)
         self._idle.clear()
         self._wake.set()
-        self._arm_timer()
 
     def _look_up(self, event: ev.TransactionEvent) -> None:
         """An xid that is not in memory may have ended long ago: its events wait until the store has been asked."""
@@ -263,21 +266,19 @@ class Engine:
     # ---- time ----
 
     def _arm_timer(self) -> None:
-        """One timer for the earliest thing that is due; called after every change, so cheap when nothing moved."""
+        """One timer, for the earliest thing that is due. It may come early, when what was due has been taken back."""
         next_ms = self._scheduler.next_ms()
         due = self._sweep_due_ms if next_ms is None else min(next_ms, self._sweep_due_ms)
-        loop = asyncio.get_running_loop()
-        when = loop.time() + max(due - self.clock.now_ms(), 0) / 1000
         if self._timer is not None:
-            if not self._timer.cancelled() and self._timer.when() <= when + 0.001:
-                return
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._tick)
+        self._armed_ms = due
+        delay_s = max(due - self.clock.now_ms(), 0) / 1000
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
         if not self._running:
             return
+        self._armed_ms = 0  # armed anew below: nothing that becomes due meanwhile needs to
         now = self.clock.now_ms()
         for xid in self._scheduler.take_due(now):
             self._decide(ev.Due(xid))
