@@ -193,6 +193,15 @@ def test_a_hot_wait_ends_after_its_bound_over_all_retries(world: World) -> None:
     assert isinstance(world.answers[second], fx.Conflict), "the 300 ms of this (xid, resource) are spent"
 
 
+def test_a_waiting_transaction_is_still_due_at_its_timeout(world: World) -> None:
+    one, two = world.begin(), world.begin(timeout_ms=100)
+    world.branch(one, "t:1")
+    _, ask = world.register(two, "t:1")
+    assert due_ms(world.cell.transactions[two]) == world.now + 100
+    world.due(two, after_ms=100)
+    assert isinstance(world.answers[ask], fx.NotActive)
+
+
 def test_sqlite_never_waits(world: World) -> None:
     one, two = world.begin(), world.begin()
     world.branch(one, "t:1", resource=SQLITE)

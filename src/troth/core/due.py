@@ -23,10 +23,16 @@ def front(tx: Global) -> list[Branch]:
 def due_ms(tx: Global) -> int | None:
     """The next moment at which `tx` wants a Due event: its timeout, a retry, an overdue answer, the end of a wait."""
     if tx.phase is Phase.OPEN:
-        return min((waiting.until_ms for waiting in tx.waiting.values()), default=tx.deadline_ms)
+        return min([tx.deadline_ms, *(w.until_ms for w in tx.waiting.values())]) if tx.waiting else tx.deadline_ms
     if not tx.branches:
         return tx.begin_ms
     times = [listener.until_ms for listener in tx.listeners]
-    times += [branch.answer_due_ms for branch in tx.branches.values() if branch.answer_due_ms is not None]
-    times += [branch.next_due_ms for branch in front(tx) if branch.next_due_ms is not None]
+    asked_later = False
+    for branch in tx.branches.values():
+        if branch.answer_due_ms is not None:
+            times.append(branch.answer_due_ms)
+        elif branch.next_due_ms is not None:
+            asked_later = True
+    if asked_later:
+        times += [branch.next_due_ms for branch in front(tx) if branch.next_due_ms is not None]
     return min(times, default=None)

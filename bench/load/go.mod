@@ -1,0 +1,3 @@
+module troth/bench/load
+
+go 1.22
