@@ -72,11 +72,19 @@ class Store(Protocol):
         ...
 
     async def load_hot(self) -> Hot:
-        """Everything that has not ended, branches ordered by seq, `next_seq` right, memory-only fields empty."""
+        """Everything that has not ended, branches ordered by seq, memory-only fields empty.
+
+        `next_seq` is one more than the highest seq of a live branch. The caller may change what it gets.
+        """
         ...
 
     async def append(self, batch: Batch) -> None:
-        """Make the whole batch durable (fsync included) or raise; on return it survives a power loss."""
+        """Make the whole batch durable (fsync included) or raise; on return it survives a power loss.
+
+        A batch out of order, or one that contradicts what is stored (a mark of what is not open, a second branch of
+        the same id), is refused whole and leaves the store as it was. After any other failure it is unknown what
+        the store holds: every later call raises until it is closed and opened again.
+        """
         ...
 
     async def outcome(self, xid: str) -> Outcome | None:

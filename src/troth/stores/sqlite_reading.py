@@ -1,0 +1,154 @@
+"""What SQLite keeps, read back as deltas, transactions and outcomes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from heapq import merge
+from itertools import islice
+
+from troth.core.effects import AddBranch, MarkBranch, MarkGlobal, OpenGlobal
+from troth.core.model import BranchType, Cause, Outcome, Phase, PhaseOne
+from troth.stores.cursors import Position, encode_cursor
+from troth.stores.hot import assemble
+from troth.stores.sqlite_statements import decode, encode
+from troth.stores.store import EndedPage, Hot, StoreCorrupt
+
+ENDED_PHASES = tuple(phase for phase in Phase if phase.ended)
+
+HOT_GLOBALS = (
+    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only"
+    " FROM global_transaction INDEXED BY global_transaction_hot WHERE end_ms IS NULL"
+)
+BRANCHES = (
+    "SELECT xid, branch_id, seq, branch_type, resource_id, lock_text, application_data, auto_commit, client_id,"
+    " phase_one, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms FROM branch"
+)
+OUTCOMES = (
+    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, end_ms FROM global_transaction"
+)
+OUTCOME = f"{OUTCOMES} WHERE xid = ? AND end_ms IS NOT NULL"
+NEWEST_ENDED = f"{OUTCOMES} WHERE phase = ? AND end_ms IS NOT NULL ORDER BY end_ms DESC, xid DESC LIMIT ?"
+NEXT_ENDED = (
+    f"{OUTCOMES} WHERE phase = ? AND end_ms IS NOT NULL AND (end_ms, xid) < (?, ?)"
+    " ORDER BY end_ms DESC, xid DESC LIMIT ?"
+)
+OLDEST_ENDED = (
+    "SELECT end_ms, xid FROM global_transaction WHERE phase = ? AND end_ms IS NOT NULL AND end_ms < ?"
+    " ORDER BY end_ms, xid LIMIT ?"
+)
+
+BranchFacts = tuple[AddBranch, MarkBranch | None]
+
+
+def read_counters(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The number of the last batch, and the highest id given out."""
+    row = connection.execute("SELECT last_batch, last_id FROM cell WHERE id = 1").fetchone()
+    if row is None:
+        raise StoreCorrupt("the store has lost its counters: restore it from a copy")
+    return int(row[0]), int(row[1])
+
+
+def read_hot(connection: sqlite3.Connection) -> Hot:
+    """Everything that has not ended. Raises StoreCorrupt for facts that fit no transaction."""
+    branches: defaultdict[bytes, list[BranchFacts]] = defaultdict(list)
+    for xid, facts in _read_branches(connection):
+        branches[xid].append(facts)
+    transactions = []
+    for row in connection.execute(HOT_GLOBALS):
+        opened = OpenGlobal(decode(row[0]), decode(row[1]), decode(row[2]), decode(row[3]), row[4], row[5])
+        cause = None if row[7] is None else Cause(row[7])
+        marked = MarkGlobal(opened.xid, Phase(row[6]), cause, bool(row[8]))
+        transactions.append(assemble(opened, marked, branches.pop(row[0], ())))
+    if branches:
+        strays = ", ".join(decode(xid) for xid in islice(branches, 3))
+        raise StoreCorrupt(f"the store has branches of transactions that are not open ({strays})")
+    last_batch, last_id = read_counters(connection)
+    return Hot(transactions=transactions, last_batch=last_batch, last_id=last_id)
+
+
+def read_outcome(connection: sqlite3.Connection, xid: str) -> Outcome | None:
+    """How `xid` ended, or None."""
+    row = connection.execute(OUTCOME, (encode(xid),)).fetchone()
+    return None if row is None else _outcome(row)
+
+
+def read_ended(connection: sqlite3.Connection, phase: Phase | None, limit: int, position: Position | None) -> EndedPage:
+    """A page of outcomes, newest end first, from just behind `position`."""
+    phases = ENDED_PHASES if phase is None else (phase,)
+    runs = [_newest(connection, each, limit + 1, position) for each in phases]
+    found = list(islice(merge(*runs, key=_position, reverse=True), limit + 1))
+    if len(found) <= limit:
+        return EndedPage(found, None)
+    return EndedPage(found[:limit], encode_cursor(_position(found[limit - 1])))
+
+
+def read_oldest(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[bytes]:
+    """The stored xids of at most `limit` transactions that ended before `before_ms`, oldest end first."""
+    runs = [connection.execute(OLDEST_ENDED, (phase.value, before_ms, limit)) for phase in ENDED_PHASES]
+    return [xid for _, xid in islice(merge(*runs), limit)]
+
+
+def _newest(connection: sqlite3.Connection, phase: Phase, limit: int, position: Position | None) -> Iterator[Outcome]:
+    if position is None:
+        rows = connection.execute(NEWEST_ENDED, (phase.value, limit))
+    else:
+        rows = connection.execute(NEXT_ENDED, (phase.value, position.end_ms, encode(position.xid), limit))
+    return (_outcome(row) for row in rows)
+
+
+def _position(outcome: Outcome) -> Position:
+    return Position(outcome.end_ms, outcome.xid)
+
+
+StoredOutcome = tuple[bytes, bytes, bytes, bytes, int, int, str, str, int]
+
+
+def _outcome(row: StoredOutcome) -> Outcome:
+    xid, name, application, group, begin_ms, timeout_ms, phase, cause, end_ms = row
+    return Outcome(
+        xid=decode(xid),
+        name=decode(name),
+        application=decode(application),
+        group=decode(group),
+        begin_ms=begin_ms,
+        timeout_ms=timeout_ms,
+        phase=Phase(phase),
+        cause=Cause(cause),
+        end_ms=end_ms,
+    )
+
+
+def _read_branches(connection: sqlite3.Connection) -> Iterator[tuple[bytes, BranchFacts]]:
+    for row in connection.execute(BRANCHES):
+        xid, branch_id = decode(row[0]), int(row[1])
+        application_data = _decode_optional(row[6])
+        added = AddBranch(
+            xid=xid,
+            branch_id=branch_id,
+            seq=row[2],
+            branch_type=BranchType(row[3]),
+            resource_id=decode(row[4]),
+            lock_text=decode(row[5]),
+            application_data=application_data,
+            auto_commit=bool(row[7]),
+            client_id=decode(row[8]),
+        )
+        marked = MarkBranch(
+            xid=xid,
+            branch_id=branch_id,
+            phase_one=PhaseOne(row[9]),
+            application_data=application_data,
+            attempts=row[10],
+            frozen=bool(row[11]),
+            last_error=_decode_optional(row[12]),
+            last_worker=_decode_optional(row[13]),
+            last_attempt_ms=row[14],
+            next_due_ms=row[15],
+        )
+        yield row[0], (added, marked)
+
+
+def _decode_optional(stored: bytes | None) -> str | None:
+    return None if stored is None else decode(stored)
