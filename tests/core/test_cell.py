@@ -150,6 +150,15 @@ def test_a_commit_after_a_vote_or_a_failed_phase_one_is_a_rollback(world: World,
     assert world.ledger.ended[xid].phase is Phase.ROLLED_BACK
 
 
+def test_a_report_of_something_else_does_not_take_back_a_failure(world: World) -> None:
+    xid = world.begin()
+    branch_id = world.branch(xid, "t:1")
+    world.report(xid, branch_id, PhaseOne.FAILED)
+    world.report(xid, branch_id, None)
+    world.ask(ev.Commit, xid)
+    assert world.ledger.open[xid].cause is Cause.PHASE_ONE_FAILED
+
+
 def test_rows_exclude_each_other_and_the_same_global_comes_in_again(world: World) -> None:
     one, two = world.begin(), world.begin()
     world.branch(one, "t:1,2")

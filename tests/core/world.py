@@ -113,7 +113,7 @@ class World:
         self.send(kind(xid, ask))
         return ask
 
-    def report(self, xid: str, branch_id: int, phase_one: PhaseOne = PhaseOne.FAILED) -> Ask:
+    def report(self, xid: str, branch_id: int, phase_one: PhaseOne | None = PhaseOne.FAILED) -> Ask:
         ask = Ask(f"report {branch_id}")
         self.send(ev.Report(xid, branch_id, phase_one, None, ask))
         return ask

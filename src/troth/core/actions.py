@@ -130,7 +130,8 @@ def answer_no_branch(tx: Global, event: ev.Report, now: int, out: Decision) -> N
 
 def note_report(tx: Global, event: ev.Report, now: int, out: Decision) -> None:
     branch = tx.branches[event.branch_id]
-    branch.phase_one = event.phase_one
+    if event.phase_one is not None:
+        branch.phase_one = event.phase_one
     branch.application_data = event.application_data
     out.writes.append(mark(tx, branch))
     out.answer(event.reply_to, fx.Reported(branch.branch_id))

@@ -44,11 +44,14 @@ class Register(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """An RM tells how its local transaction ended; `application_data` overwrites the registered one, null included."""
+    """An RM tells how its local transaction ended; `application_data` overwrites the registered one, null included.
+
+    `phase_one` None: the report says something else, and what was reported of phase one stays as it is.
+    """
 
     xid: str
     branch_id: int
-    phase_one: PhaseOne
+    phase_one: PhaseOne | None
     application_data: str | None
     reply_to: object
 

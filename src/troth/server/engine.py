@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Protocol
 
 import msgspec
-import structlog
 
 from troth.core import effects as fx
 from troth.core import events as ev
@@ -26,10 +25,11 @@ from troth.core.model import Global, Outcome
 from troth.core.rules import Rules
 from troth.server.clock import Clock
 from troth.server.ids import IdGenerator
+from troth.server.logs import get_logger
 from troth.server.scheduler import Scheduler
 from troth.stores.store import Batch, Store
 
-log = structlog.get_logger("troth.engine")
+log = get_logger("troth.engine")
 
 
 class Waiter(Protocol):

@@ -1,0 +1,1 @@
+"""What reaches branches: each turns a call into a message and its answer into an event."""

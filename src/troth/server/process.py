@@ -1,0 +1,104 @@
+"""The coordinator as a process: loop, signals, the start line, exit statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from troth.server.app import Coordinator, Ready, StartError
+from troth.server.logs import get_logger, log_to_stderr
+from troth.server.sources import Settings
+
+try:
+    import uvloop
+
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+except ImportError:
+    new_event_loop = asyncio.new_event_loop
+
+log = get_logger("troth.server")
+
+STOP_WITHIN_S = 9.0
+"""A stop that takes longer is cut short: whoever sent SIGTERM sends SIGKILL after ten seconds."""
+_YOUNG_OBJECTS = 50_000
+"""Collect garbage seldom: nothing here makes cycles, and each collection stops the world."""
+
+
+def run(settings: Settings, *, ready_json: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after a stop that was asked for, 1 after a failure."""
+    log_to_stderr(settings.config.log.level, settings.config.log.format)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_serve(settings, ready_json))
+
+
+async def _serve(settings: Settings, ready_json: bool) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        coordinator = Coordinator(settings)
+        ready = await coordinator.start()
+    except StartError as error:
+        _complain(str(error))
+        return 1
+    _announce(ready, ready_json)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
+    failure = await _stopped_or_failed(stop, coordinator)
+    await _stop(coordinator)
+    if failure is not None:
+        _complain(f"stopped, because it could not go on safely: {failure}")
+        return 1
+    log.info("stopped")
+    return 0
+
+
+async def _stopped_or_failed(stop: asyncio.Event, coordinator: Coordinator) -> BaseException | None:
+    asked = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((asked, coordinator.failure), return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if coordinator.failure.done():
+        failure = coordinator.failure.result()
+        log.error("the coordinator cannot go on", error=str(failure), exc_info=failure)
+        return failure
+    log.info("stopping")
+    return None
+
+
+async def _stop(coordinator: Coordinator) -> None:
+    try:
+        await asyncio.wait_for(coordinator.stop(), STOP_WITHIN_S)
+    except TimeoutError:
+        log.error("not everything was closed in time", seconds=STOP_WITHIN_S)  # noqa: TRY400 - the trace says nothing
+
+
+def _announce(ready: Ready, as_json: bool) -> None:
+    if as_json:
+        line = msgspec.json.encode(ready).decode()
+    else:
+        doors = [f"Seata port {ready.address}" if ready.address else "no Seata port"]
+        doors.append(f"admin {ready.admin}" if ready.admin else "no admin door")
+        known = f" as {ready.advertise}" if ready.advertise != ready.address else ""
+        line = f"troth coordinator ready: {', '.join(doors)}{known}, store {ready.store}"
+        if ready.open_transactions:
+            line += f", {ready.open_transactions} transactions taken up"
+    with contextlib.suppress(BrokenPipeError):  # whoever started us does not listen: that is no reason to stop
+        print(line, flush=True)  # noqa: T201 - the one line that this process owes to its standard output
+    if not ready.durable:
+        log.warning(
+            "this store is memory only: a restart loses every open transaction, its locks and all outcomes; "
+            "branches that are prepared then stay as they are",
+            store=ready.store,
+        )
+
+
+def _complain(sentence: str) -> None:
+    print(f"troth: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - for a person, whatever the log format

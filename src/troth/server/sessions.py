@@ -1,0 +1,144 @@
+"""Which channel reaches which resource, and who is the same client (PROTOCOL §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, TypeVar
+
+from troth.core.effects import Call
+from troth.core.model import BranchType
+from troth.wire.seata.messages import Message
+
+_Key = TypeVar("_Key")
+
+
+class Link(Protocol):
+    """The connection behind a channel."""
+
+    def answer_request(self, request_id: int, message: Message) -> bool:
+        """Send an answer to a request that came in over another connection; False if that would be unsafe."""
+        ...
+
+    def call_branch(self, call: Call) -> None:
+        """Send a phase-two request; exactly one Answered event follows, at the latest when the connection closes."""
+        ...
+
+
+class Channel:
+    """One connection's identity, from its first registration on. `ip` is the peer's, as the socket tells it."""
+
+    __slots__ = ("application", "client_id", "group", "ip", "is_tm", "link", "port", "resources", "version")
+
+    def __init__(self, link: Link, ip: str, port: int) -> None:
+        self.link = link
+        self.ip = f"[{ip}]" if ":" in ip else ip
+        self.port = port
+        self.application = ""
+        self.group = ""
+        self.version = ""
+        self.is_tm = False
+        self.resources: dict[str, str] = {}
+        """Resource → the application that registered it."""
+        self.client_id = ""
+        """`application:ip:port`, stored with every branch that this channel registers."""
+
+    def introduce(self, application: str | None, group: str | None, version: str | None) -> None:
+        """Take over what a registration says; what it leaves out stays as it was."""
+        self.application = application or self.application
+        self.group = group or self.group
+        self.version = version or self.version
+        self.client_id = f"{self.application}:{self.ip}:{self.port}"
+
+
+class ClientName(NamedTuple):
+    """A client id in its parts."""
+
+    application: str
+    ip: str
+    port: int
+
+    @classmethod
+    def parse(cls, client_id: str) -> ClientName:
+        """The reverse of `Channel.client_id`; an application's name may hold colons, an IPv6 address stands in []."""
+        rest, _, port = client_id.rpartition(":")
+        if rest.endswith("]"):
+            application, _, ip = rest.rpartition(":[")
+            ip = f"[{ip}"
+        else:
+            application, _, ip = rest.rpartition(":")
+        return cls(application, ip, int(port) if port.isdecimal() else 0)
+
+
+class Sessions:
+    """Every registered channel. The newest of several equals is preferred: it is the likeliest to be alive."""
+
+    def __init__(self) -> None:
+        self._of_resource: dict[str, dict[Channel, None]] = {}
+        self._of_client: dict[tuple[str, str], Channel] = {}
+        """(client id, resource) → the very channel: where nearly every call goes."""
+        self._tms: dict[tuple[str, str], dict[Channel, None]] = {}
+
+    def add_tm(self, channel: Channel) -> None:
+        """`channel` has registered as a transaction manager."""
+        channel.is_tm = True
+        self._tms.setdefault((channel.application, channel.ip), {})[channel] = None
+
+    def add_resources(self, channel: Channel, resource_ids: Iterable[str]) -> list[str]:
+        """`channel` serves these from now on; returns those that it has not served before."""
+        new = [resource for resource in dict.fromkeys(resource_ids) if resource not in channel.resources]
+        for resource in new:
+            channel.resources[resource] = channel.application
+            self._of_resource.setdefault(resource, {})[channel] = None
+            self._of_client[channel.client_id, resource] = channel
+        return new
+
+    def remove(self, channel: Channel) -> None:
+        """The connection is gone."""
+        for resource, application in channel.resources.items():
+            _discard(self._of_resource, resource, channel)
+            self._of_client.pop((f"{application}:{channel.ip}:{channel.port}", resource), None)
+        for key in [key for key, members in self._tms.items() if channel in members] if channel.is_tm else ():
+            _discard(self._tms, key, channel)
+
+    def find(self, call: Call) -> Channel | None:
+        """Who is to be asked: the branch's own channel, else the nearest relative that serves the resource.
+
+        Same application and ip, then same application, then, for AT only, anybody (PROTOCOL §5).
+        """
+        exact = self._of_client.get((call.client_id, call.resource_id))
+        if exact is not None:
+            return exact
+        serving = self._of_resource.get(call.resource_id)
+        if not serving:
+            return None
+        application, ip, _ = ClientName.parse(call.client_id)
+        best: Channel | None = None
+        best_rank = 3 if call.branch_type is BranchType.AT else 2
+        for channel in reversed(serving):
+            rank = _distance(channel, channel.resources[call.resource_id], application, ip)
+            if rank < best_rank or (best is None and rank == best_rank):
+                best, best_rank = channel, rank
+        return best
+
+    def relatives(self, channel: Channel) -> list[Channel]:
+        """The other TM channels of the same client, newest first: one of them may take an answer instead."""
+        members = self._tms.get((channel.application, channel.ip), {})
+        return [other for other in reversed(members) if other is not channel]
+
+    def resources(self) -> dict[str, int]:
+        """How many channels serve each resource."""
+        return {resource: len(members) for resource, members in self._of_resource.items()}
+
+
+def _discard(index: dict[_Key, dict[Channel, None]], key: _Key, channel: Channel) -> None:
+    members = index[key]
+    del members[channel]
+    if not members:
+        del index[key]
+
+
+def _distance(channel: Channel, served_by: str, application: str, ip: str) -> int:
+    """1 same application and ip, 2 same application, 3 a stranger."""
+    if served_by != application:
+        return 3
+    return 1 if channel.ip == ip else 2
