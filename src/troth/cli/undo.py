@@ -38,8 +38,8 @@ def decode_rows() -> None:
 def encode_rows() -> None:
     """Read JSON objects as `troth undo decode` prints them, one a line; print each with context and rollback_info_hex.
 
-    rollback_info is written from undo_log, compressed as context says; rollback_info_text is ignored. Blank lines are
-    skipped.
+    rollback_info is written from undo_log (without it, from rollback_info_text), compressed as context says. Blank
+    lines are skipped.
 
     A line that is no such object gives {"error": {"reason": …, "offset": …}}; the lines after it are still read, and
     the exit status is 1 at the end.
@@ -102,7 +102,8 @@ def _bytes(row: dict[str, JsonValue], key: str) -> bytes:
 
 def _encoded(row: dict[str, JsonValue]) -> str:
     context = _text(row, "context")
-    info = encode(context, from_plain(row.get("undo_log")))
+    log = from_plain(row["undo_log"]) if "undo_log" in row else decode_text(_text(row, "rollback_info_text"))
+    info = encode(context, log)
     return json_text({**_kept(row), "context": context, "rollback_info_hex": info.hex()})
 
 

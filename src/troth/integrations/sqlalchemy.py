@@ -24,7 +24,11 @@ from troth.client.flow import ResourceClient
 
 
 def create_engine(
-    url: str, *, client: ResourceClient | None = None, connect_args: Mapping[str, Any] | None = None, **options: Any
+    url: str | sqlalchemy.URL,
+    *,
+    client: ResourceClient | None = None,
+    connect_args: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> sqlalchemy.Engine:
     """`sqlalchemy.create_engine(url, **options)` on connections under AT.
 
@@ -37,7 +41,8 @@ def create_engine(
     Raises:
         NotSupported: a database that AT cannot work on; the hint says what to do.
     """
-    return sqlalchemy.create_engine(url, creator=at_creator(url, client=client, **(connect_args or {})), **options)
+    text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
+    return sqlalchemy.create_engine(url, creator=at_creator(text, client=client, **(connect_args or {})), **options)
 
 
 def at_creator(url: str, *, client: ResourceClient | None = None, **connect_args: Any) -> Callable[[], Any]:

@@ -39,6 +39,7 @@ class FakeCoordinator:
         self.branches: list[tuple[int, BranchRegisterRequest]] = []
         self.before_answer: Callable[[BranchRegisterRequest], None] | None = None
         self.error: Exception | None = None
+        self.says = ""
 
     def register_resource(self, resource_id: str, branch_type: BranchType, handler: ResourceHandler) -> None:
         assert branch_type is BranchType.AT
@@ -80,7 +81,8 @@ class FakeCoordinator:
         assert request.xid is not None
         if self._held(request) is not None:
             code = TransactionExceptionCode.LockKeyConflict
-            return BranchRegisterResponse(ResultCode.Failed, "Global lock acquire failed", code)
+            said = f"Global lock acquire failed {self.says}"
+            return BranchRegisterResponse(ResultCode.Failed, said, code)
         self.locks.update(dict.fromkeys(self._rows(request), request.xid))
         branch_id = 1000 + len(self.branches)
         self.branches.append((branch_id, request))

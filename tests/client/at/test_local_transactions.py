@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import timedelta
 
 import pytest
 
@@ -102,6 +103,16 @@ def test_conflict_in_an_explicit_transaction_rolls_back_and_frees_the_file(datab
         two.execute(SET, (5,))
         two.commit()
     assert balance(database) == 5.0
+
+
+def test_conflict_tells_row_holder_and_age_where_the_coordinator_does(database, coordinator):
+    coordinator.says = f"row account:2 is held by xid = {A} for 1500 ms"
+    one, two = database.connect(isolation_level=None), database.connect(isolation_level=None)
+    with join(A):
+        one.execute("UPDATE account SET name = 'x'")
+    with join(B), pytest.raises(LockConflict) as caught:
+        two.execute("UPDATE account SET name = 'y'")
+    assert (caught.value.key, caught.value.holder, caught.value.age) == ("account:2", A, timedelta(milliseconds=1500))
 
 
 def test_conflict_in_autocommit_is_tried_again_and_leaves_nothing_open(database, coordinator):
@@ -293,6 +304,19 @@ def test_report_that_fails_does_not_hide_the_first_error(database, coordinator):
         with pytest.raises(BranchFailed, match="undo_log") as caught:
             connection.commit()
     assert "gone" in "".join(caught.value.__cause__.__notes__)
+
+
+def test_database_that_ends_the_local_transaction_by_itself(database, coordinator):
+    connection = database.connect()
+    with join(A):
+        for use in (connection.commit, lambda: connection.execute(SET, (2,)), lambda: connection.execute("BEGIN")):
+            connection.execute(SET, (1,))
+            connection._raw.rollback()
+            with pytest.raises(BranchFailed, match="by itself"):
+                use()
+        connection.execute(SET, (3,))
+        connection.commit()
+    assert len(coordinator.branches) == 1
 
 
 def test_setting_isolation_level_would_commit(database):

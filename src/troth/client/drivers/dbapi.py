@@ -6,16 +6,18 @@ become flows (`troth.client.modes.at`), and what would write past AT is refused.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from troth.client.context import current_xid
 from troth.client.drivers.running import run
 from troth.client.drivers.sqlite import SqliteExecutor, SqliteResource, SqliteUrl, check_version
-from troth.client.errors import BranchFailed, NotSupported
+from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised, NotSupported
 from troth.client.flow import Flow, Parameters, ResourceClient
 from troth.client.holder import default_client
 from troth.client.modes.at import LockRetry, PhaseOne, Situation
@@ -26,6 +28,8 @@ from troth.wire.seata.enums import BranchType
 from troth.wire.seata.messages import Message
 
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 _OWN = ("_raw", "_client", "_url", "_dialect", "_phase_one", "_registered")
 
@@ -40,7 +44,9 @@ def connect(url: SqliteUrl, client: ResourceClient | None = None, **driver_optio
     options = {**url.options, **driver_options}
     if "autocommit" in options and options["autocommit"] != getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None):
         raise NotSupported("AT does not work with sqlite3's `autocommit` attribute.", "Use isolation_level.")
-    return Connection(sqlite3.connect(url.path, **options), url, client)
+    connection = Connection(sqlite3.connect(url.path, **options), url, client)
+    connection.announce()
+    return connection
 
 
 class Connection:
@@ -87,6 +93,7 @@ class Connection:
         """Execute on the driver's `cursor`; None where the driver has done it and has the result itself."""
         if current_xid() is None and self._phase_one.local is None:
             return _passed(cursor, sql, sets, many=many)
+        self._phase_one.notice(in_transaction=self._raw.in_transaction)
         statement = self._dialect.parse(sql)
         match statement.verb:
             case Verb.READ:
@@ -135,16 +142,11 @@ class Connection:
 
     def commit(self) -> None:
         """Commit the local transaction; inside a global one that is a branch of it (see `PhaseOne.commit`)."""
-        local = self._phase_one.local
-        if local is None:
+        self._phase_one.notice(in_transaction=self._raw.in_transaction)
+        if self._phase_one.local is None:
             self._raw.commit()
-        elif self._raw.in_transaction:
-            self._register()
-            self._run(self._phase_one.commit(current_xid()))
         else:
-            self._phase_one.local = None
-            if local.changes:
-                raise BranchFailed("the database has rolled back the local transaction by itself; its changes are gone")
+            self._run(self._phase_one.commit(current_xid()))
 
     def rollback(self) -> None:
         """Roll the local transaction back."""
@@ -182,6 +184,17 @@ class Connection:
     async def atell(self, message: Message) -> Message:
         """`tell` for coroutines."""
         return await self._current_client().atell(message)
+
+    def announce(self) -> None:
+        """Register the resource if that can be done now: after a restart, phase two of earlier branches may be waiting.
+
+        Outside of a global transaction the connection works without a coordinator, so none is needed here; a write
+        inside one registers, or raises.
+        """
+        try:
+            self._register()
+        except (NotInitialised, ClientClosed, CoordinatorUnavailable) as error:
+            log.info("%s will be registered at its first write in a global transaction: %s", self.resource_id, error)
 
     def _current_client(self) -> ResourceClient:
         return default_client() if self._client is None else self._client
@@ -284,7 +297,7 @@ class Cursor:
         wanted = self._raw.arraysize if size is None else size
         if self._rows is None:
             return list(self._raw.fetchmany(wanted))
-        return [row for row, _ in zip(self._rows, range(wanted), strict=False)]
+        return list(islice(self._rows, wanted))
 
     def fetchall(self) -> list[Any]:
         """All rows that are left."""

@@ -6,12 +6,14 @@ open, since on SQLite that would lock the whole file. Locks are asked for when t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
 
 from troth.client.errors import BranchFailed, LockConflict, NotSupported
 from troth.client.flow import Flow, Parameters, Pause, query, tell
-from troth.client.modes.at_write import Change, Outcome, Writer
+from troth.client.modes.at_write import LocalTransaction, Outcome, Writer
 from troth.client.sql.dialects.base import Dialect
 from troth.client.sql.lockkeys import lock_text
 from troth.client.sql.statement import Statement, Verb
@@ -32,6 +34,7 @@ FOREIGN_KEYS = "foreignKeys"
 
 _EXPLICIT = '{"autoCommit":false}'
 _LONGEST_XID = 128
+_HELD = re.compile(r"row (?P<row>.+) is held by xid = (?P<holder>\S+) for (?P<age_ms>\d+) ms")
 _CONFLICTS = (TransactionExceptionCode.LockKeyConflict, TransactionExceptionCode.LockKeyConflictFailFast)
 
 
@@ -51,15 +54,6 @@ class Situation:
     in_transaction: bool
     implicit: bool
     """The driver opens local transactions by itself (`isolation_level` is not None)."""
-
-
-@dataclass(slots=True)
-class LocalTransaction:
-    """The open local transaction: what it has changed so far, and its savepoints (name, number of changes)."""
-
-    xid: str
-    changes: list[Change] = field(default_factory=list)
-    savepoints: list[tuple[str, int]] = field(default_factory=list)
 
 
 class PhaseOne:
@@ -84,7 +78,7 @@ class PhaseOne:
         """
         xid = self._check(now)
         if self.local is not None:
-            return (yield from self._writer.write(statement, sets, self.local.changes))
+            return (yield from self._writer.write(statement, sets, self.local))
         if now.implicit:
             return (yield from self._write_first(xid, statement, sets))
         return (yield from self._write_alone(xid, statement, sets))
@@ -93,7 +87,7 @@ class PhaseOne:
         """The first write of a local transaction that the user will commit."""
         local = yield from self._begin(xid)
         try:
-            return (yield from self._writer.write(statement, sets, local.changes))
+            return (yield from self._writer.write(statement, sets, local))
         except BaseException as error:
             if not local.changes:
                 yield from self.roll_back(error)
@@ -111,7 +105,7 @@ class PhaseOne:
     def _write_and_commit(self, xid: str, statement: Statement, sets: Sequence[Parameters]) -> Flow[Outcome]:
         local = yield from self._begin(xid)
         try:
-            outcome = yield from self._writer.write(statement, sets, local.changes)
+            outcome = yield from self._writer.write(statement, sets, local)
         except BaseException as error:
             yield from self.roll_back(error)
             raise
@@ -165,8 +159,6 @@ class PhaseOne:
 
     def _check(self, now: Situation) -> str:
         """The xid to work for; refuses a local transaction that is not wholly inside this global one."""
-        if self.local is not None and not now.in_transaction:
-            self._lost()
         if now.xid is None or (self.local is not None and self.local.xid != now.xid):
             raise self._strange(now.xid)
         if now.in_transaction and self.local is None:
@@ -176,8 +168,14 @@ class PhaseOne:
             )
         return now.xid
 
-    def _lost(self) -> None:
-        """The database has ended the local transaction by itself (disk full, say): its changes are gone."""
+    def notice(self, *, in_transaction: bool) -> None:
+        """See whether the database has ended the local transaction by itself (disk full, say). Call it first.
+
+        Raises:
+            BranchFailed: it has, and the changes are gone.
+        """
+        if in_transaction:
+            return
         local, self.local = self.local, None
         if local is not None and local.changes:
             raise BranchFailed("the database has rolled back the local transaction by itself; its changes are gone")
@@ -239,7 +237,7 @@ class PhaseOne:
         if answer.result_code is not ResultCode.Success and answer.transaction_exception_code not in _CONFLICTS:
             raise BranchFailed(f"the coordinator could not tell whether {parents} is free: {answer.msg}")
         if not answer.lockable:
-            raise LockConflict(_single(parents), detail="a foreign key refers to it")
+            raise _conflict(parents, answer.msg, "a foreign key refers to it")
 
     def _register(self, local: LocalTransaction, *, autocommit: bool) -> Flow[int]:
         if len(local.xid) > _LONGEST_XID:
@@ -251,7 +249,7 @@ class PhaseOne:
         if answer.result_code is ResultCode.Success:
             return answer.branch_id
         if answer.transaction_exception_code in _CONFLICTS:
-            raise LockConflict(_single(locks), detail=answer.msg)
+            raise _conflict(locks, answer.msg)
         code = answer.transaction_exception_code.name
         raise BranchFailed(f"the coordinator refused the branch of {local.xid}: {answer.msg} ({code})")
 
@@ -270,7 +268,7 @@ class PhaseOne:
 
     def _write_undo(self, local: LocalTransaction, branch_id: int) -> Flow[None]:
         values = {SERIALIZER: JACKSON, COMPRESSOR: "NONE"}
-        if (yield from self._dialect.foreign_keys_enforced()):
+        if local.foreign_keys:
             values[FOREIGN_KEYS] = "ON"
         context = context_text(values)
         log = BranchUndoLog(local.xid, branch_id, tuple(change.undo for change in local.changes))
@@ -292,6 +290,10 @@ class PhaseOne:
         return False
 
 
-def _single(locks: str) -> str | None:
-    """`locks` if it is the text of one row, so that the row in conflict is known."""
-    return None if "," in locks or ";" in locks else locks
+def _conflict(locks: str, said: str | None, why: str | None = None) -> LockConflict:
+    """The error for a refused lock; row, holder and age as far as the coordinator says them (Java does not)."""
+    held = _HELD.search(said or "")
+    if held is not None:
+        return LockConflict(held["row"], held["holder"], timedelta(milliseconds=int(held["age_ms"])), detail=why)
+    single = locks if "," not in locks and ";" not in locks else None
+    return LockConflict(single, detail=why or said)

@@ -33,6 +33,17 @@ class Change:
     """Locks of parent rows (foreign keys): they must be free or ours, but are not taken."""
 
 
+@dataclass(slots=True)
+class LocalTransaction:
+    """The open local transaction: what it has changed so far, and its savepoints (name, number of changes)."""
+
+    xid: str
+    changes: list[Change] = field(default_factory=list)
+    savepoints: list[tuple[str, int]] = field(default_factory=list)
+    foreign_keys: bool | None = None
+    """Whether the connection checks foreign keys; asked at the first write. (SQLite cannot change it in between.)"""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a statement gives its caller. `columns` is None where it returns no rows."""
@@ -62,20 +73,23 @@ class Writer:
         self._tables: dict[tuple[str | None, str], Table | Refusal] = {}
         self._catalogue_version: object = None
 
-    def write(self, statement: Statement, sets: Iterable[Parameters], changes: list[Change]) -> Flow[Outcome]:
-        """Run `statement` once for each of `sets`, and append what it changed to `changes`.
+    def write(self, statement: Statement, sets: Iterable[Parameters], local: LocalTransaction) -> Flow[Outcome]:
+        """Run `statement` once for each of `sets`, and append what it changed to `local.changes`.
 
         Must run inside a local transaction that no other can write into (`Dialect.begin`). What was changed before an
-        error stays in `changes`, as the rows stay in the local transaction.
+        error stays there, as the rows stay in the local transaction.
 
         Raises:
             NotSupported: the statement, or its table, is not one that AT can undo. Nothing was changed by it.
         """
-        yield from self._refresh()
+        if local.foreign_keys is None:
+            # Once: whoever may write holds the file, and a global transaction has no place for changes of the schema.
+            yield from self._refresh()
+            local.foreign_keys = yield from self._dialect.foreign_keys_enforced()
+        enforced = local.foreign_keys
         table = yield from self._table(statement.schema, statement.table)
         if isinstance(table, Refusal):
             raise NotSupported(table.reason, table.hint)
-        enforced = yield from self._dialect.foreign_keys_enforced()
         _check_columns(statement, table)
         if enforced:
             _refuse_referential_actions(statement, table)
@@ -87,7 +101,7 @@ class Writer:
                 outcome = yield from self._in_savepoint(statement, table, parameters, enforced, made)
                 rowcount += outcome.rowcount
         finally:
-            changes += _merged(made)
+            local.changes += _merged(made)
         return replace(outcome, rowcount=rowcount)
 
     # --- one statement ---

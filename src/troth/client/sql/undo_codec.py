@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from decimal import Decimal
+from json.encoder import encode_basestring
 from types import MappingProxyType
 from typing import Final
 
@@ -256,6 +257,8 @@ def _value_text(value: JavaValue) -> str:
 def json_text(value: JsonValue) -> str:
     """JSON text. The standard writer has no Decimal, and writes doubles in another way than Java."""
     match value:
+        case str():
+            return encode_basestring(value)
         case float():
             return java_double_text(value)
         case Decimal():
@@ -265,4 +268,4 @@ def json_text(value: JsonValue) -> str:
         case dict():
             return f"{{{','.join(f'{json_text(key)}:{json_text(inner)}' for key, inner in value.items())}}}"
         case _:
-            return json.dumps(value, ensure_ascii=False)
+            return json.dumps(value)

@@ -68,7 +68,7 @@ def tokenize(sql: str) -> list[Token]:
     while place < len(sql):
         match = _TOKEN.match(sql, place)
         if match is None:
-            raise LexicalError(f"cannot read SQL at {sql[place : place + 20]!r}")
+            raise LexicalError(f"cannot read SQL at {sql[place : place + 20]!r}.")
         start, place = place, match.end()
         if match.lastgroup != "skip":
             tokens.append(_token(match.lastgroup or "", match[0], start, place))
