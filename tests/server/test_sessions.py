@@ -125,6 +125,18 @@ def test_a_failed_answer_is_asked_again_with_its_text() -> None:
     assert unanswered(call("a:b:1"), CallResult.RETRY, "y" * 5000, None).detail == "y" * 2048
 
 
+def test_a_refusal_with_its_reason_is_a_refusal() -> None:
+    """Only a Failed result carries text on the wire, so that is how a dirty row reports itself."""
+    response = BranchRollbackResponse(
+        result_code=ResultCode.Failed,
+        msg="row t:1 was changed by a stranger",
+        branch_status=BranchStatus.PhaseTwo_RollbackFailed_Unretryable,
+    )
+    event = answered(call("a:b:1", verb=Verb.ROLLBACK), response, "worker")
+    assert event.result is CallResult.REFUSED
+    assert "changed by a stranger" in (event.detail or "")
+
+
 def test_calls_that_nobody_answers_are_forgotten() -> None:
     out = CallsOut(keep_s=10)
     for second in range(100):

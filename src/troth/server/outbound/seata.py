@@ -43,10 +43,15 @@ def request_for(call: Call) -> BranchEndRequest:
 
 
 def answered(call: Call, response: BranchEndResponse, worker: str) -> Answered:
-    """What an RM's answer to `call` means. An answer to the other verb, or a failed one, is asked again."""
+    """What an RM's answer to `call` means: its branch status decides, whatever the result code, as in Seata.
+
+    Only a success of the other verb, or one that says Failed in the same breath, is not believed and asked again;
+    a failure carries its reason only with Failed (PROTOCOL §3), so a refusal with it is a refusal.
+    """
     status = response.branch_status
     result = RESULTS.get(status, CallResult.RETRY)
-    if response.result_code is ResultCode.Failed or (result is CallResult.DONE and status is not _DONE[call.verb]):
+    believed = response.result_code is ResultCode.Success and status is _DONE[call.verb]
+    if result is CallResult.DONE and not believed:
         result = CallResult.RETRY
     detail = None
     if result is not CallResult.DONE:
