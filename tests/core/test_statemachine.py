@@ -5,7 +5,9 @@ must always hold. At the end of every run the world is let come to rest: all tha
 from __future__ import annotations
 
 import os
+import unittest
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import Phase as Stage
 from hypothesis import strategies as st
@@ -177,11 +179,25 @@ class CellMachine(RuleBasedStateMachine):
         assert not unanswered
 
 
-CellMachine.TestCase.settings = settings(
-    phases=[Stage.explicit, Stage.reuse, Stage.generate] if os.environ.get("TROTH_NO_SHRINK") else list(Stage),
-    max_examples=200,
-    stateful_step_count=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-TestCell = CellMachine.TestCase
+STAGES = [Stage.explicit, Stage.reuse, Stage.generate] if os.environ.get("TROTH_NO_SHRINK") else list(Stage)
+
+
+def machine(examples: int, steps: int) -> type[unittest.TestCase]:
+    """The machine as a test case; `TROTH_NO_SHRINK=1` skips shrinking, for those who only ask whether it fails."""
+    case: type[unittest.TestCase] = type("Case", (CellMachine.TestCase,), {})
+    case.settings = settings(  # type: ignore[attr-defined]
+        phases=STAGES,
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    return case
+
+
+TestCell = machine(examples=200, steps=60)
+
+
+@pytest.mark.soak
+class TestCellForLong(machine(examples=20_000, steps=120)):  # type: ignore[misc]
+    """The same, a hundred times as long."""
