@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from world import MYSQL, SQLITE, Ask, World, verbs
 
@@ -38,6 +40,14 @@ def test_commit_of_at_is_answered_at_once_and_frees_the_rows(world: World) -> No
     world.answer_call(xid, second, CallResult.DONE)
     assert world.ledger.ended[xid].phase is Phase.COMMITTED
     assert stands(world, world.ask(ev.Commit, xid)).phase is Phase.COMMITTED, "a repeated commit hears the truth"
+
+
+def test_an_open_transaction_wants_no_channel_and_is_not_woken(world: World) -> None:
+    xid = world.begin()
+    branch = world.branch(xid, "t:1")
+    world.send(ev.Answered(xid, branch, Verb.COMMIT, 1, CallResult.NO_CHANNEL))
+    world.send(ev.Served(MYSQL))
+    assert not world.calls
 
 
 def test_commit_of_nothing_ends_in_one_turn(world: World) -> None:
@@ -345,3 +355,51 @@ def test_reports_of_unknown_branches_and_after_the_decision(world: World) -> Non
     assert world.answers[world.report(xid, branch_id)] == fx.Reported(branch_id)
     world.answer_call(xid, branch_id, CallResult.DONE)
     assert isinstance(world.answers[world.report(xid, branch_id, PhaseOne.DONE)], fx.NotActive)
+
+
+@pytest.mark.parametrize("how", [CallResult.DONE, CallResult.RETRY, CallResult.NO_CHANNEL])
+@pytest.mark.parametrize("resources", [1, 5_000])
+@pytest.mark.parametrize("kind", [ev.Commit, ev.Rollback])
+def test_each_answer_to_thousands_of_branches_costs_the_same(
+    world: World, kind: type[ev.Commit], resources: int, how: CallResult
+) -> None:
+    """With a walk through all branches at each answer this takes half a minute, and stops everybody else as long."""
+    xid = world.begin()
+    for n in range(5_000):
+        world.branch(xid, "", resource=f"jdbc:{n % resources}")
+    world.ask(kind, xid)
+    started = time.process_time()
+    for _ in range(5_000):
+        if not world.calls:
+            break
+        _, branch_id = next(iter(world.calls))
+        world.answer_call(xid, branch_id, how)
+        if xid in world.cell.transactions:
+            due_ms(world.cell.transactions[xid])
+    assert time.process_time() - started < 5
+
+
+def test_thousands_who_ask_for_one_outcome_are_answered_together(world: World) -> None:
+    xid = world.begin()
+    branch = world.branch(xid, "t:1")
+    asks = [world.ask(ev.Rollback, xid) for _ in range(3)]
+    world.now += 1_000
+    asks.append(world.ask(ev.Rollback, xid))
+    world.now += 1_000
+    assert due_ms(world.cell.transactions[xid]) == world.now
+    world.send(ev.Due(xid))
+    assert [ask in world.answers for ask in asks] == [True, True, True, False]
+    world.answer_call(xid, branch, CallResult.DONE)
+    assert asks[-1] in world.answers
+
+
+def test_after_a_restart_the_first_client_of_a_resource_wakes_what_had_none(world: World) -> None:
+    xid = world.begin()
+    branch = world.branch(xid, "t:1")
+    world.ask(ev.Commit, xid)
+    world.answer_call(xid, branch, CallResult.NO_CHANNEL)
+    world.restart()
+    world.due(xid)
+    assert not world.calls, "nobody is there yet, and the slow retry is far"
+    world.send(ev.Served(MYSQL))
+    assert (xid, branch) in world.calls

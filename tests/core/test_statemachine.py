@@ -19,13 +19,33 @@ from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.due import due_ms
 from troth.core.events import CallResult
-from troth.core.model import Phase, PhaseOne, RowKey, Verb
+from troth.core.model import Branch, BranchType, Global, Phase, PhaseOne, RowKey, Verb
 
 LOCKS = st.lists(st.sampled_from(["a:1", "a:2", "b:x_y"]), max_size=2, unique=True).map(";".join)
 RESOURCES = st.sampled_from([MYSQL, MYSQL, SQLITE])
 INDEX = st.integers(0, 3)
 RESULT = st.sampled_from([CallResult.DONE, CallResult.DONE, *CallResult])
 CHANNEL = st.sampled_from(["channel-1", "channel-2"])
+
+
+def plainly_due_ms(tx: Global) -> int | None:
+    """`due_ms` as it is meant: the earliest of everything that a look at all the facts shows."""
+    if tx.phase is Phase.OPEN:
+        return min([tx.deadline_ms, *(w.until_ms for w in tx.waiting.values())])
+    times = [listener.until_ms for listener in tx.listeners]
+    times += [branch.answer_due_ms for branch in tx.branches.values() if branch.answer_due_ms is not None]
+    for branch in plain_front(tx):
+        if not branch.called and branch.next_due_ms is not None:
+            times.append(branch.next_due_ms)
+    return min(times, default=None)
+
+
+def plain_front(tx: Global) -> list[Branch]:
+    branches = list(tx.branches.values())
+    if tx.phase is Phase.COMMITTING:
+        return branches
+    newest = {branch.resource_id: branch for branch in branches}
+    return [b for b in newest.values() if b is branches[-1] or b.branch_type is not BranchType.TCC]
 
 
 class CellMachine(RuleBasedStateMachine):
@@ -49,6 +69,10 @@ class CellMachine(RuleBasedStateMachine):
     def register(self, index: int, locks: str, resource: str, wait: bool, channel: str) -> None:
         _, ask = self.world.register(self.xid(index), locks, resource=resource, may_wait=wait, channel=channel)
         self.asked.append(ask)
+
+    @rule(index=INDEX, resource=st.sampled_from(["reserve", "pay"]))
+    def register_tcc(self, index: int, resource: str) -> None:
+        self.asked.append(self.world.register(self.xid(index), "", resource=resource, mode=BranchType.TCC)[1])
 
     @rule(index=INDEX)
     def two_branches_name_one_row(self, index: int) -> None:
@@ -156,6 +180,12 @@ class CellMachine(RuleBasedStateMachine):
         for tx in self.world.cell.transactions.values():
             due = due_ms(tx)
             assert due is None or due > self.world.now, f"{tx.xid} would be woken again and again"
+
+    @invariant()
+    def the_agenda_agrees_with_the_facts(self) -> None:
+        for tx in self.world.cell.transactions.values():
+            assert tx.calls_out == sum(branch.called for branch in tx.branches.values())
+            assert due_ms(tx) == plainly_due_ms(tx)
 
     @invariant()
     def waiting_and_queues_agree(self) -> None:

@@ -82,6 +82,7 @@ class World:
         may_wait: bool = True,
         auto_commit: bool = True,
         channel: object = None,
+        mode: BranchType = BranchType.AT,
     ) -> tuple[int, Ask]:
         branch_id = self.next_id()
         ask = Ask(f"register {branch_id} of {xid}")
@@ -89,7 +90,7 @@ class World:
             ev.Register(
                 xid,
                 branch_id,
-                BranchType.AT,
+                mode,
                 resource,
                 locks,
                 parse_lock_text(resource, locks),
@@ -103,8 +104,8 @@ class World:
         )
         return branch_id, ask
 
-    def branch(self, xid: str, locks: str, *, resource: str = MYSQL) -> int:
-        branch_id, ask = self.register(xid, locks, resource=resource)
+    def branch(self, xid: str, locks: str, *, resource: str = MYSQL, mode: BranchType = BranchType.AT) -> int:
+        branch_id, ask = self.register(xid, locks, resource=resource, mode=mode)
         assert self.answers[ask] == fx.Registered(branch_id)
         return branch_id
 

@@ -135,9 +135,9 @@ def test_refusals_of_branches(coordinator: CoordinatorProcess, connect: Connect)
     client = connect(coordinator).register_tm().register_rm("jdbc:refuse")
     xid = client.begin()
     code = TransactionExceptionCode
-    tcc = client.ask(m.BranchRegisterRequest(xid, BranchType.TCC, "action"))
-    assert (tcc.transaction_exception_code, tcc.result_code) == (code.BranchRegisterFailed, ResultCode.Failed)
-    assert "branch type TCC is not supported by this version" in tcc.msg
+    saga = client.ask(m.BranchRegisterRequest(xid, BranchType.SAGA, "action"))
+    assert (saga.transaction_exception_code, saga.result_code) == (code.BranchRegisterFailed, ResultCode.Failed)
+    assert "branch type SAGA is not supported by this version" in saga.msg
     unclean = client.branch(xid, "jdbc:refuse", "t:1;;u:2")
     assert unclean.transaction_exception_code is code.BranchRegisterFailed
     assert client.branch(xid, "jdbc:refuse", "t:1;").result_code is ResultCode.Success, "Go clients end with ;"
@@ -183,39 +183,6 @@ def test_a_failed_phase_one_turns_commit_into_rollback(coordinator: CoordinatorP
     assert isinstance(request.body, m.BranchRollbackRequest)
     client.answer_branch(request)
     assert client.answer_to(asked).body.global_status is GlobalStatus.TimeoutRollbacked
-
-
-def test_merged_requests_are_answered_by_one_frame_in_order(coordinator: CoordinatorProcess, connect: Connect) -> None:
-    client = connect(coordinator).register_tm().register_rm("jdbc:merge")
-    holder, other = client.begin(), client.begin()
-    client.branch(holder, "jdbc:merge", "t:1")
-    children = (
-        m.BranchRegisterRequest(other, BranchType.AT, "jdbc:merge", "t:1"),  # conflict: refused at once, no wait
-        m.BranchRegisterRequest(other, BranchType.AT, "jdbc:merge", "t:2"),
-        m.BranchRegisterRequest(other, BranchType.TCC, "jdbc:merge"),
-        m.BranchReportRequest("nobody:1:1", 5, BranchStatus.PhaseOne_Done),
-        m.GlobalLockQueryRequest(other, BranchType.AT, "jdbc:merge", "t:1"),
-        m.GlobalStatusRequest(holder),
-    )
-    frame = client.send(client.connection.oneway(m.MergedWarpMessage(children, tuple(range(900, 906)))))
-    answer = client.answer_to(frame)
-    assert answer.message_type is MessageType.RESPONSE
-    assert isinstance(answer.body, m.MergeResultMessage)
-    kinds = [type(result).__name__ for result in answer.body.msgs]
-    assert kinds == [
-        "BranchRegisterResponse",
-        "BranchRegisterResponse",
-        "BranchRegisterResponse",
-        "BranchReportResponse",
-        "GlobalLockQueryResponse",
-        "GlobalStatusResponse",
-    ]
-    codes = [result.result_code for result in answer.body.msgs]
-    failed, success = ResultCode.Failed, ResultCode.Success
-    assert codes == [failed, success, failed, failed, success, success]
-    assert answer.body.msgs[0].transaction_exception_code is TransactionExceptionCode.LockKeyConflict
-    empty = client.send(client.connection.oneway(m.MergedWarpMessage((), ())))
-    assert client.answer_to(empty).body == m.MergeResultMessage(())
 
 
 def test_a_version_0_client_is_answered_in_version_0(coordinator: CoordinatorProcess, connect: Connect) -> None:

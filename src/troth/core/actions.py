@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.decision import Decision, DenyWaiters, Drain, Free, GiveUp, Unqueue, Want
-from troth.core.due import front
+from troth.core.due import followers, front, in_front, line_up, plan, take_due
 from troth.core.model import (
     Branch,
     Cause,
@@ -121,7 +123,7 @@ def _stop_waiting(tx: Global, register: ev.Register, now: int) -> None:
 
 
 def end_overdue_waits(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
-    out.asks.extend(GiveUp(w.register) for w in tx.waiting.values() if w.until_ms <= now)
+    out.asks.extend(GiveUp(tx.waiting[branch_id].register) for branch_id in take_due(tx, now))
 
 
 def answer_no_branch(tx: Global, event: ev.Report, now: int, out: Decision) -> None:
@@ -160,7 +162,7 @@ def commit(tx: Global, event: ev.Commit, now: int, out: Decision) -> None:
         out.answer(event.reply_to, fx.Stands(standing(tx), commit_asked=True))
     else:
         _listen(tx, event.reply_to, now, out, commit_asked=True)
-    _call_due_branches(tx, now, out)
+    _call_ready(tx, front(tx), now, out)
     _drain_if_empty(tx, out)
 
 
@@ -206,7 +208,8 @@ def _decide(tx: Global, cause: Cause, out: Decision) -> None:
 def _start_rollback(tx: Global, cause: Cause, now: int, out: Decision) -> None:
     _decide(tx, cause, out)
     out.asks.extend(DenyWaiters(branch) for branch in tx.branches.values())
-    _call_due_branches(tx, now, out)
+    line_up(tx)
+    _call_ready(tx, front(tx), now, out)
     _drain_if_empty(tx, out)
 
 
@@ -218,16 +221,23 @@ def _drain_if_empty(tx: Global, out: Decision) -> None:
 # ---- phase two ----
 
 
-def _call_due_branches(tx: Global, now: int, out: Decision) -> None:
-    for branch in front(tx):
-        if not branch.called and not branch.frozen and (branch.next_due_ms is None or branch.next_due_ms <= now):
+def _call_ready(tx: Global, branches: Iterable[Branch], now: int, out: Decision) -> None:
+    """Ask those of `branches`, all in front, whose time has come; the others are planned."""
+    for branch in branches:
+        if branch.called or branch.frozen:
+            continue
+        if branch.next_due_ms is None or branch.next_due_ms <= now:
             _call(tx, branch, now, out)
+        else:
+            plan(tx, branch.next_due_ms, branch.branch_id)
 
 
 def _call(tx: Global, branch: Branch, now: int, out: Decision) -> None:
     mode = MODES[branch.branch_type]
     branch.answer_due_ms = now + out.rules.answer_timeout_ms
     branch.next_due_ms = None
+    tx.calls_out += 1
+    plan(tx, branch.answer_due_ms, branch.branch_id)
     branch.last_attempt_ms = now
     out.effects.append(
         fx.Call(
@@ -244,10 +254,12 @@ def _call(tx: Global, branch: Branch, now: int, out: Decision) -> None:
 
 
 def drop_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
-    del tx.branches[event.branch_id]
+    branch = tx.branches.pop(event.branch_id)
+    _call_ends(tx, branch)
     if tx.branches:  # the last one goes with the end of the transaction, in this same turn
         out.writes.append(fx.DropBranch(tx.xid, event.branch_id))
-    _after_answer(tx, now, out)
+    _call_ready(tx, followers(tx, branch), now, out)
+    _after_answer(tx, out)
 
 
 def undo_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
@@ -259,57 +271,67 @@ def freeze_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> No
     """A refusal after the decision: a person must look; until then the rows stay locked and nothing wakes it (C2)."""
     branch = tx.branches[event.branch_id]
     branch.frozen = True
-    _note_failure(branch, event.detail or "refused without a reason", event.worker)
+    _note_failure(tx, branch, event.detail or "refused without a reason", event.worker)
     out.writes.append(mark(tx, branch))
-    _after_answer(tx, now, out)
+    _after_answer(tx, out)
 
 
 def back_off(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
     _fail_attempt(tx, tx.branches[event.branch_id], event.detail or "failed without a reason", event.worker, now, out)
-    _after_answer(tx, now, out)
+    _after_answer(tx, out)
 
 
 def await_channel(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
     """Nobody serves the resource: that is no attempt. A Wake comes when somebody does; the slow retry is a net."""
     branch = tx.branches[event.branch_id]
-    branch.answer_due_ms = None
+    _call_ends(tx, branch)
     branch.next_due_ms = now + out.rules.backoff.max_ms
+    plan(tx, branch.next_due_ms, branch.branch_id)
     reason = event.detail or f"no client serves {branch.resource_id}"
     if branch.last_error != reason:
         branch.last_error = reason
         out.writes.append(mark(tx, branch))
-    _after_answer(tx, now, out)
+    _after_answer(tx, out)
 
 
 def _fail_attempt(tx: Global, branch: Branch, reason: str, worker: str | None, now: int, out: Decision) -> None:
-    _note_failure(branch, reason, worker)
+    _note_failure(tx, branch, reason, worker)
     branch.next_due_ms = now + out.rules.backoff.delay_ms(branch.attempts, branch.branch_id)
+    plan(tx, branch.next_due_ms, branch.branch_id)
     out.writes.append(mark(tx, branch))
 
 
-def _note_failure(branch: Branch, reason: str, worker: str | None) -> None:
+def _note_failure(tx: Global, branch: Branch, reason: str, worker: str | None) -> None:
+    _call_ends(tx, branch)
     branch.attempts += 1
     branch.last_error = reason
     branch.last_worker = worker
-    branch.answer_due_ms = None
     branch.next_due_ms = None
 
 
-def _after_answer(tx: Global, now: int, out: Decision) -> None:
-    _call_due_branches(tx, now, out)
+def _call_ends(tx: Global, branch: Branch) -> None:
+    if branch.called:
+        branch.answer_due_ms = None
+        tx.calls_out -= 1
+
+
+def _after_answer(tx: Global, out: Decision) -> None:
     if not tx.branches:
         out.asks.append(Drain(tx.xid))
-    elif not any(branch.called for branch in tx.branches.values()):
+    elif not tx.calls_out:
         _answer_listeners(tx, out)
 
 
 def go_on(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
     """First tries, retries, overdue answers and recovery after a restart are all this."""
-    for branch in tx.branches.values():
-        if branch.answer_due_ms is not None and branch.answer_due_ms <= now:
-            silence = f"no answer within {out.rules.answer_timeout_ms} ms"
+    due = [tx.branches[branch_id] for branch_id in take_due(tx, now)]
+    idle = [branch for branch in due if not branch.called]
+    silence = f"no answer within {out.rules.answer_timeout_ms} ms"
+    for branch in due:
+        if branch.called:
             _fail_attempt(tx, branch, silence, branch.last_worker, now, out)
-    _after_answer(tx, now, out)
+    _call_ready(tx, idle, now, out)
+    _after_answer(tx, out)
     _answer_listeners(tx, out, overdue_at=now)
 
 
@@ -317,7 +339,8 @@ def wake_resource(tx: Global, event: ev.Wake, now: int, out: Decision) -> None:
     for branch in tx.branches.values():
         if branch.resource_id == event.resource_id and branch.next_due_ms is not None:
             branch.next_due_ms = now
-    _call_due_branches(tx, now, out)
+            if in_front(tx, branch):
+                _call(tx, branch, now, out)
 
 
 def retry_now(tx: Global, event: ev.Retry, now: int, out: Decision) -> None:
@@ -328,7 +351,7 @@ def retry_now(tx: Global, event: ev.Retry, now: int, out: Decision) -> None:
         if branch.frozen:
             branch.frozen = False
             out.writes.append(mark(tx, branch))
-    _call_due_branches(tx, now, out)
+    _call_ready(tx, front(tx), now, out)
     out.answer(event.reply_to, fx.Retrying(tx.xid, len(idle)))
 
 
@@ -352,10 +375,12 @@ def _listen(tx: Global, reply_to: object, now: int, out: Decision, *, commit_ask
 
 def _answer_listeners(tx: Global, out: Decision, overdue_at: int | None = None) -> None:
     """Answer those who wait for the first round; with `overdue_at`, only those who have waited long enough."""
-    ready = [waiter for waiter in tx.listeners if overdue_at is None or waiter.until_ms <= overdue_at]
-    if not ready:
+    count = len(tx.listeners)
+    if overdue_at is not None:  # they stand in the order in which they came, so the longest wait ends first
+        count = next((n for n, waiter in enumerate(tx.listeners) if waiter.until_ms > overdue_at), count)
+    if not count:
         return
-    tx.listeners = [waiter for waiter in tx.listeners if waiter not in ready]
+    ready, tx.listeners = tx.listeners[:count], tx.listeners[count:]
     how = standing(tx)
     for listener in ready:
         out.answer(listener.reply_to, fx.Stands(how, listener.commit_asked))

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.decision import Ask, Decision, DenyWaiters, Drain, Free, GiveUp, Unqueue, Want
+from troth.core.due import plan, plan_anew
 from troth.core.locks import LockTable
 from troth.core.machine import step
 from troth.core.model import Global, Outcome, Phase, Waiting
@@ -50,7 +51,16 @@ class Cell:
                     self.locks.take(tx.xid, branch.branch_id, branch.keys)
                 if tx.phase is not Phase.OPEN and branch.next_due_ms is None and not branch.frozen:
                     branch.next_due_ms = tx.begin_ms  # its call was out when the store was last written: due now
+            plan_anew(tx)
+            if tx.phase is not Phase.OPEN:
+                self._await_clients(tx)
         return list(self._transactions)
+
+    def _await_clients(self, tx: Global) -> None:
+        """Branches that found no client before the restart must not sleep on when the first one comes back."""
+        for branch in tx.branches.values():
+            if not branch.frozen:
+                self._starved.setdefault(branch.resource_id, set()).add(tx.xid)
 
     def decide(self, event: ev.Event, now: int) -> Decision:
         """One turn: everything that follows from `event` at `now` (integer milliseconds)."""
@@ -115,7 +125,7 @@ class Cell:
         if type(event) is ev.Drained:
             del self._transactions[tx.xid]
             self._remember(tx, now)
-        elif isinstance(event, ev.Answered) and event.result is ev.CallResult.NO_CHANNEL:
+        elif isinstance(event, ev.Answered) and event.result is ev.CallResult.NO_CHANNEL and tx.phase is not Phase.OPEN:
             branch = tx.branches.get(event.branch_id)
             if branch is not None:
                 self._starved.setdefault(branch.resource_id, set()).add(tx.xid)
@@ -164,7 +174,9 @@ class Cell:
             todo.append(self._denial(register, now))
         else:
             self.locks.queue(register)
-            self._transactions[register.xid].waiting[register.branch_id] = Waiting(register, want.wait_until_ms, now)
+            tx = self._transactions[register.xid]
+            tx.waiting[register.branch_id] = Waiting(register, want.wait_until_ms, now)
+            plan(tx, want.wait_until_ms, register.branch_id)
 
     def _rolls_back(self, xid: str) -> bool:
         return self._transactions[xid].phase is Phase.ROLLING_BACK

@@ -52,4 +52,4 @@ def no_channel(tx: Global, event: Answered, now: int) -> bool:
 
 def round_running(tx: Global, event: object, now: int) -> bool:
     """A call is out: whoever asks now hears how this round ends."""
-    return any(branch.called for branch in tx.branches.values())
+    return tx.calls_out > 0

@@ -148,6 +148,10 @@ class Global(msgspec.Struct):
     waiting: dict[int, Waiting] = {}
     listeners: list[Listener] = []
     hot_wait_spent_ms: dict[str, int] = {}
+    calls_out: int = 0
+    agenda: list[tuple[int, int]] = []
+    newest: list[int] = []
+    newest_of: dict[str, list[int]] = {}
 
     @property
     def deadline_ms(self) -> int:

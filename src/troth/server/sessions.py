@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -10,6 +11,8 @@ from troth.core.model import BranchType
 from troth.wire.seata.messages import Message
 
 _Key = TypeVar("_Key")
+_VERSION = re.compile(r"(\d{1,4})(?:\.(\d{1,4}))?", re.ASCII)
+_FIRST_WITH_BATCH_RESULTS = (1, 5)
 
 
 class Link(Protocol):
@@ -27,7 +30,18 @@ class Link(Protocol):
 class Channel:
     """One connection's identity, from its first registration on. `ip` is the peer's, as the socket tells it."""
 
-    __slots__ = ("application", "client_id", "group", "ip", "is_tm", "link", "port", "resources", "version")
+    __slots__ = (
+        "application",
+        "client_id",
+        "group",
+        "ip",
+        "is_tm",
+        "link",
+        "port",
+        "resources",
+        "takes_batch_results",
+        "version",
+    )
 
     def __init__(self, link: Link, ip: str, port: int) -> None:
         self.link = link
@@ -36,6 +50,8 @@ class Channel:
         self.application = ""
         self.group = ""
         self.version = ""
+        self.takes_batch_results = False
+        """How merged requests are answered: by 121, a child at a time, or by one 60. Never both on one connection."""
         self.is_tm = False
         self.resources: dict[str, str] = {}
         """Resource → the application that registered it."""
@@ -43,11 +59,23 @@ class Channel:
         """`application:ip:port`, stored with every branch that this channel registers."""
 
     def introduce(self, application: str | None, group: str | None, version: str | None) -> None:
-        """Take over what a registration says; what it leaves out stays as it was."""
+        """Take over what a registration says; what it leaves out stays as it was, and so does the first version."""
         self.application = application or self.application
         self.group = group or self.group
-        self.version = version or self.version
+        if version and not self.version:
+            self.version = version
+            self.takes_batch_results = knows_batch_results(version)
         self.client_id = f"{self.application}:{self.ip}:{self.port}"
+
+
+def knows_batch_results(version: str) -> bool:
+    """True from 1.5.0 on (PROTOCOL §6); what cannot be read as a version is taken for an old one.
+
+    >>> [knows_batch_results(text) for text in ("0.9.0", "1.4.2", "1.5.0-SNAPSHOT", "2.6.0", "", "latest")]
+    [False, False, True, True, False, False]
+    """
+    match = _VERSION.match(version)
+    return match is not None and (int(match[1]), int(match[2] or 0)) >= _FIRST_WITH_BATCH_RESULTS
 
 
 class ClientName(NamedTuple):

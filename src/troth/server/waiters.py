@@ -8,7 +8,7 @@ from typing import Protocol
 
 from troth.core.effects import Result
 from troth.wire.seata.frame import Frame
-from troth.wire.seata.messages import MergeResultMessage, Message
+from troth.wire.seata.messages import BatchResultMessage, MergeResultMessage, Message
 
 Translate = Callable[[Result], Message]
 
@@ -16,8 +16,8 @@ Translate = Callable[[Result], Message]
 class Responder(Protocol):
     """The connection over which a request came in."""
 
-    def respond(self, frame: Frame, message: Message) -> None:
-        """Send `message` as the answer to `frame`; harmless if the connection is gone."""
+    def respond(self, frame: Frame, message: Message, *, more: bool = False) -> None:
+        """Send `message` as an answer to `frame`; harmless if the connection is gone. `more`: it is not the last."""
         ...
 
 
@@ -42,9 +42,11 @@ class Reply:
 
 
 class MergedReply:
-    """All answers to one merged request (59): one frame 60, in the order of the children, when the last is there."""
+    """All answers to one merged request (59) of an old client: one 60 in the order of the children, after the last."""
 
     __slots__ = ("_answers", "_frame", "_missing", "_responder")
+    may_wait = False
+    """A late child would hold back its siblings."""
 
     def __init__(self, responder: Responder, frame: Frame, children: int) -> None:
         self._responder = responder
@@ -67,24 +69,47 @@ class MergedReply:
         self._responder.respond(self._frame, MergeResultMessage(answers))
 
 
+class BatchReply:
+    """Answers to one merged request (59) of a client from 1.5.0 on: a batch result (121) for each child, when it is
+    there. All carry the merged frame's id, and the child's own id inside (design/coordinator §5).
+    """
+
+    __slots__ = ("_frame", "_ids", "_missing", "_responder")
+    may_wait = True
+
+    def __init__(self, responder: Responder, frame: Frame, ids: tuple[int, ...]) -> None:
+        self._responder = responder
+        self._frame = frame
+        self._ids = ids
+        self._missing = len(ids)
+        if not ids:
+            responder.respond(frame, BatchResultMessage((), ()))
+
+    def fill(self, index: int, message: Message) -> None:
+        """The answer to child number `index` is there; each child has one."""
+        self._missing -= 1
+        answer = BatchResultMessage((message,), (self._ids[index],))
+        self._responder.respond(self._frame, answer, more=self._missing > 0)
+
+
 class ChildReply:
-    """One child of a merged request. It must not hold back its siblings, so it never waits for rows."""
+    """One child of a merged request."""
 
-    __slots__ = ("_index", "_merged", "translate")
-    may_wait = False
+    __slots__ = ("_index", "_whole", "may_wait", "translate")
 
-    def __init__(self, merged: MergedReply, index: int) -> None:
-        self._merged = merged
+    def __init__(self, whole: MergedReply | BatchReply, index: int) -> None:
+        self._whole = whole
         self._index = index
+        self.may_wait = whole.may_wait
         self.translate: Translate = _untranslated
 
     def answer(self, result: Result) -> None:
         """The engine's result is durable."""
-        self._merged.fill(self._index, self.translate(result))
+        self._whole.fill(self._index, self.translate(result))
 
     def send(self, message: Message) -> None:
         """Answer at the door, without the engine."""
-        self._merged.fill(self._index, message)
+        self._whole.fill(self._index, message)
 
 
 AnyReply = Reply | ChildReply

@@ -7,5 +7,6 @@ from types import MappingProxyType
 from troth.core.model import BranchType
 from troth.core.modes.at import AT
 from troth.core.modes.mode import Mode
+from troth.core.modes.tcc import TCC
 
-MODES: MappingProxyType[BranchType, Mode] = MappingProxyType({BranchType.AT: AT})
+MODES: MappingProxyType[BranchType, Mode] = MappingProxyType({BranchType.AT: AT, BranchType.TCC: TCC})

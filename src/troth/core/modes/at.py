@@ -14,6 +14,7 @@ AT = Mode(
     on_rollback=Verb.ROLLBACK,
     on_timeout=OnTimeout.ROLL_BACK,
     may_wait=True,
+    locks_rows=True,
     commit_is_asynchronous=True,
     rollback_order=Order.NEWEST_FIRST_PER_RESOURCE,
 )

@@ -178,10 +178,11 @@ class SeataLink(asyncio.Protocol):
 
     # ---- what goes out ----
 
-    def respond(self, frame: Frame, message: Message) -> None:
-        """The answer to `frame`; if this connection is gone, another of the same client may take it."""
-        self._unanswered -= 1
-        self._open_ids.discard(frame.request_id)
+    def respond(self, frame: Frame, message: Message, *, more: bool = False) -> None:
+        """An answer to `frame`; if this connection is gone, another of the same client may take it."""
+        if not more:
+            self._unanswered -= 1
+            self._open_ids.discard(frame.request_id)
         if not self._closing:
             self._write(self._connection.reply(frame, message))
             if self._paused:

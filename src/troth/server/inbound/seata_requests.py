@@ -19,7 +19,7 @@ from troth.core.rowkeys import LockTextError, parse_lock_text
 from troth.server.config import Config
 from troth.server.inbound import seata_answers as answers
 from troth.server.sessions import Channel, Sessions
-from troth.server.waiters import AnyReply, ChildReply, MergedReply, Responder
+from troth.server.waiters import AnyReply, BatchReply, ChildReply, MergedReply, Responder
 from troth.wire.seata.enums import BranchStatus, GlobalStatus, TransactionExceptionCode
 from troth.wire.seata.frame import Frame
 from troth.wire.seata.messages import (
@@ -102,9 +102,13 @@ class Requests:
         for child in message.msgs:
             if type(child) not in HANDLERS:
                 raise Refused(f"{type(child).__name__} is no message for a coordinator, in a merged request")
-        merged = MergedReply(responder, frame, len(message.msgs))
+        whole = (
+            BatchReply(responder, frame, message.msg_ids)
+            if channel.takes_batch_results
+            else MergedReply(responder, frame, len(message.msgs))
+        )
         for index, child in enumerate(message.msgs):
-            self.handle(channel, child, ChildReply(merged, index))
+            self.handle(channel, child, ChildReply(whole, index))
 
     # ---- registration ----
 
@@ -193,7 +197,8 @@ class Requests:
         if refusal is not None or resource_id is None:
             reply.send(refusal or answers.register_refusal("the branch names no resource"))
             return
-        text = message.lock_key or ""
+        mode = _MODE_OF_TYPE[message.branch_type]
+        text = message.lock_key or "" if MODES[mode].locks_rows else ""
         try:
             keys = parse_lock_text(resource_id, text)
         except LockTextError as error:
@@ -203,7 +208,7 @@ class Requests:
             Register(
                 xid,
                 self._next_id(),
-                _MODE_OF_TYPE[message.branch_type],
+                mode,
                 resource_id,
                 text,
                 keys,
