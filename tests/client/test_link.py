@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import threading
@@ -229,6 +230,17 @@ class TestBrokenLink:
             call = pool.submit(client.status, "x")
             coordinator.listen()
             assert call.result(5.0) is GlobalStatus.Begin
+
+    def test_a_request_that_waits_cuts_a_long_back_off_short(self, coordinator: Any, connect: Any) -> None:
+        settings = ClientSettings(reconnect_min_s=60.0, reconnect_max_s=60.0, link_wait_s=2.0)
+        client = connect(settings)
+        coordinator.stop()
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(client.status, "x")
+            coordinator.listen()
+            with contextlib.suppress(CoordinatorUnavailable):  # it was in flight when the link broke
+                call.result(5.0)
+        assert client.status("x") is GlobalStatus.Begin
 
     def test_but_not_for_ever(self, coordinator: Any, connect: Any, quick: ClientSettings) -> None:
         client = connect(replace(quick, link_wait_s=0.1))

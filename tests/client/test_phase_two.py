@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -17,9 +18,15 @@ from troth.wire.seata.enums import BranchStatus, BranchType, GlobalStatus, Resul
 from troth.wire.seata.messages import (
     BranchCommitRequest,
     BranchCommitResponse,
+    BranchRegisterRequest,
+    BranchRegisterResponse,
+    BranchReportRequest,
     BranchRollbackRequest,
     BranchRollbackResponse,
+    GlobalCommitRequest,
+    GlobalRollbackRequest,
     GlobalStatusRequest,
+    Message,
     RegisterRMRequest,
     UndoLogDeleteRequest,
 )
@@ -152,6 +159,26 @@ def test_a_busy_resource_does_not_hold_up_another(coordinator: Any, serve: Any) 
     assert status_of(waiting) is BranchStatus.PhaseTwo_Rollbacked
 
 
+def test_a_rollback_that_is_asked_again_meanwhile_or_later_is_done_once(coordinator: Any, serve: Any) -> None:
+    db = serve(Recorder())
+    db.hold()
+    asked = [coordinator.ask(roll_back(1))]
+    assert db.entered.wait(WAIT_S)
+    asked += [coordinator.ask(roll_back(1)) for _ in range(2)]
+    _wait_until_queued(coordinator)
+    db.go.set()
+    assert {status_of(future) for future in asked} == {BranchStatus.PhaseTwo_Rollbacked}
+    assert status_of(coordinator.ask(roll_back(1))) is BranchStatus.PhaseTwo_Rollbacked
+    assert db.calls == [("rollback", 1)]
+
+
+def test_a_rollback_that_failed_is_tried_again(coordinator: Any, serve: Any) -> None:
+    serve(Broken())
+    assert status_of(coordinator.ask(roll_back(1))) is BranchStatus.PhaseTwo_RollbackFailed_Retryable
+    serve(Recorder())
+    assert status_of(coordinator.ask(roll_back(1))) is BranchStatus.PhaseTwo_Rollbacked
+
+
 def test_a_full_queue_answers_later(coordinator: Any, connect: Any, quick: ClientSettings) -> None:
     client = connect(replace(quick, phase_two_queue=2))
     db = Recorder()
@@ -257,6 +284,53 @@ def test_close_finishes_what_has_arrived(coordinator: Any, client: Client, serve
         BranchStatus.PhaseTwo_Rollbacked,
         BranchStatus.PhaseTwo_Committed,
     ]
+
+
+class TestCloseWaits:
+    """For phase two of the transactions that this process has ended, and not longer than it is told to."""
+
+    @pytest.fixture
+    def ended(self, client: Client, serve: Any) -> Callable[[Message], int]:
+        """A branch of "x" is registered, and "x" ended by a message."""
+
+        def end(message: Message) -> int:
+            serve(Recorder())
+            answer = client.tell(BranchRegisterRequest(xid="x", branch_type=BranchType.AT, resource_id="db"))
+            client.tell(message)
+            assert isinstance(answer, BranchRegisterResponse)
+            return answer.branch_id
+
+        return end
+
+    @pytest.mark.parametrize(
+        ("end", "ask"), [(GlobalCommitRequest("x"), commit), (GlobalRollbackRequest("x"), roll_back)]
+    )
+    def test_until_it_is_done(self, coordinator: Any, client: Client, ended: Any, end: Message, ask: Any) -> None:
+        branch_id = ended(end)
+        closing = threading.Thread(target=client.close)
+        closing.start()
+        closing.join(0.05)
+        assert closing.is_alive()
+        assert coordinator.ask(ask(branch_id)).result(WAIT_S).result_code is ResultCode.Success
+        closing.join(1.0)
+        assert not closing.is_alive()
+
+    def test_not_for_ever(self, coordinator: Any, connect: Any, quick: ClientSettings) -> None:
+        client = connect(replace(quick, phase_two_wait_s=0.05))
+        client.tell(BranchRegisterRequest(xid="x", branch_type=BranchType.AT, resource_id="db"))
+        client.tell(GlobalCommitRequest("x"))
+        started = time.monotonic()
+        client.close()
+        assert time.monotonic() - started < 1.0
+
+    def test_not_for_what_others_will_end_nor_for_what_failed(self, client: Client, ended: Any) -> None:
+        branch_id = ended(BranchReportRequest("y", 1, BranchStatus.PhaseOne_Done))
+        client.tell(BranchReportRequest("x", branch_id, BranchStatus.PhaseOne_Failed))
+        client.tell(GlobalCommitRequest("x"))
+        client.tell(BranchRegisterRequest(xid="other", branch_type=BranchType.AT, resource_id="db"))
+        started = time.monotonic()
+        client.close()
+        assert time.monotonic() - started < 1.0
 
 
 def test_after_close_it_refuses(quick: ClientSettings) -> None:

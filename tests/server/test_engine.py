@@ -286,3 +286,18 @@ async def test_stop_answers_what_is_pending_first(coordinator: Coordinator, stor
     store.gate.set()
     await stopping
     assert all(isinstance(ask.result, fx.Begun) for ask in asks)
+
+
+async def test_a_store_that_fails_while_we_stop_neither_hangs_the_stop_nor_goes_unnoticed(
+    coordinator: Coordinator, store: SlowStore
+) -> None:
+    store.gate.clear()
+    _, ask = coordinator.begin()
+    stopping = asyncio.create_task(coordinator.engine.stop())
+    await asyncio.sleep(0.01)
+    store.error = StoreError("disk full")
+    store.gate.set()
+    async with asyncio.timeout(5):
+        await stopping
+    assert ask.result is None
+    assert [str(failure) for failure in coordinator.failures] == ["disk full"]

@@ -228,3 +228,7 @@ def test_commands_at_the_admin_door(new_coordinator: New, connect: Connect, tmp_
     nobody = run_troth("ls", "--admin", "http://127.0.0.1:9", cwd=tmp_path)
     assert nobody.returncode == 1
     assert "is `troth serve` running?" in nobody.stderr
+    for wrong in (f"http://127.0.0.1:{coordinator.port}", "http://127.0.0.1:7091/a b", "127.0.0.1:7091", "http://[::1"):
+        refused = run_troth("ls", "--admin", wrong, cwd=tmp_path)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "Traceback" not in refused.stderr, wrong

@@ -12,10 +12,11 @@ from typing import Self
 
 from troth.client.errors import ClientClosed, VoteNotTaken
 from troth.client.flow import ResourceHandler
-from troth.client.links.link import Link, LinkFactory, OnRequest
+from troth.client.links.link import Link, LinkFactory, OnRequest, Reply
 from troth.client.links.registration import Identity
 from troth.client.links.seata import SeataLink
 from troth.client.outcome import Verdict, verdict
+from troth.client.outstanding import Outstanding
 from troth.client.participant import Participant
 from troth.client.settings import ClientSettings, parse_addresses
 from troth.client.talks import status_in
@@ -47,6 +48,7 @@ class Client:
         self._addresses = parse_addresses(coordinator)
         self._lock = threading.Lock()
         self._participant = Participant(self.settings)
+        self._outstanding = Outstanding()
         self._link: Link | None = None
         self._abandoned: list[Link] = []
         self._closed = False
@@ -67,12 +69,20 @@ class Client:
         return self
 
     def close(self) -> None:
-        """Finish the phase-two work that has arrived, then disconnect. Harmless when repeated."""
+        """Finish phase two, then disconnect. Harmless when repeated.
+
+        It waits up to `phase_two_wait_s` for phase two of the transactions that this process has ended, and up to
+        `close_wait_s` for what has arrived of others.
+        """
         with self._lock:
             self._closed = True
             link, self._link = self._link, None
-        if link is not None:
+        if link is None:
+            return
+        try:
+            self._outstanding.wait(self.settings.phase_two_wait_s)
             self._participant.close()
+        finally:
             link.close()
 
     @property
@@ -92,6 +102,7 @@ class Client:
         """Drop what is the parent's: its threads are not here, its sockets are closed with nothing sent on them."""
         self._lock = threading.Lock()
         self._participant = self._participant.after_fork()
+        self._outstanding = Outstanding()
         if self._link is not None:
             self._link.abandon()
             # Kept for ever: its loop must be neither closed nor collected here (see SeataLink.abandon).
@@ -110,12 +121,15 @@ class Client:
             return self._link
 
     def _new_link(self) -> Link:
-        link = self._link_factory(self._participant.serve)
+        link = self._link_factory(self._serve)
         link.start()
         resource_ids = self._participant.resource_ids()
         if resource_ids:
             link.ensure_resources(resource_ids)
         return link
+
+    def _serve(self, message: Message, reply: Reply) -> None:
+        self._participant.serve(message, self._outstanding.noting(reply))
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -126,12 +140,16 @@ class Client:
             CoordinatorUnavailable: not sent, or its answer lost: whether the coordinator acted on it is unknown.
             ClientClosed: the client is closed.
         """
-        return self._started_link().tell(message)
+        answer = self._started_link().tell(message)
+        self._outstanding.told(message, answer)
+        return answer
 
     async def atell(self, message: Message) -> Message:
         """`tell` for coroutines."""
         link = self._link or await self._astarted_link()
-        return await link.atell(message)
+        answer = await link.atell(message)
+        self._outstanding.told(message, answer)
+        return answer
 
     async def _astarted_link(self) -> Link:
         return await asyncio.to_thread(self._started_link)

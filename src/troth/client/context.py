@@ -6,19 +6,42 @@ exit, so a pooled thread never carries it to the next request.
 
 from __future__ import annotations
 
+import logging
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
+
+log = logging.getLogger(__name__)
 
 XID_HEADER: Final = "TX_XID"
 """The HTTP header that carries the xid between services, as Java Seata uses it."""
 
-_XID: Final[ContextVar[str | None]] = ContextVar("troth_xid", default=None)
+_SCOPE: Final[ContextVar[Join | None]] = ContextVar("troth_scope", default=None)
 
 
 def current_xid() -> str | None:
     """The xid of the global transaction that this thread or task works in, or None."""
-    return _XID.get()
+    scope = _SCOPE.get()
+    return None if scope is None else scope.xid
+
+
+class LocalWork(Protocol):
+    """What has local transactions of its own (a connection). One must end before the global one it belongs to does."""
+
+    def unfinished(self, xid: str) -> str | None:
+        """What it has changed for `xid` and not committed, in words; None: nothing."""
+        ...
+
+    def abandon(self, xid: str) -> None:
+        """Roll back what it has open for `xid`, if that can be done from here. Raises nothing."""
+        ...
+
+
+def watch(work: LocalWork) -> None:
+    """Let the scope that this thread or task works in look after `work` when it ends."""
+    scope = _SCOPE.get()
+    if scope is not None:
+        scope.watch(work)
 
 
 class Join:
@@ -27,18 +50,32 @@ class Join:
     It neither begins nor ends the transaction: that is its owner's business. `None` means: outside of any transaction.
     """
 
-    __slots__ = ("_token", "xid")
+    __slots__ = ("_token", "_watched", "xid")
 
     def __init__(self, xid: str | None) -> None:
         if xid == "":
             raise ValueError("an xid is not empty; use None to work outside of any transaction")
         self.xid = xid
-        self._token: Token[str | None] | None = None
+        self._token: Token[Join | None] | None = None
+        self._watched: dict[int, LocalWork] = {}
+
+    def watch(self, work: LocalWork) -> None:
+        """Look after `work`."""
+        self._watched[id(work)] = work
+
+    def unfinished(self) -> list[str]:
+        """What was changed inside and is not committed, in words."""
+        return [text for work in list(self._watched.values()) if (text := work.unfinished(self.xid or ""))]
+
+    def abandon(self) -> None:
+        """Roll back what is open inside, as far as that can be done from here, and look after it no more."""
+        while self._watched:
+            self._watched.popitem()[1].abandon(self.xid or "")
 
     def __enter__(self) -> Self:
         if self._token is not None:
             raise RuntimeError("this scope is entered already: make one join(...) per `with`")
-        self._token = _XID.set(self.xid)
+        self._token = _SCOPE.set(self)
         return self
 
     def __exit__(
@@ -48,12 +85,24 @@ class Join:
         if token is None:
             return
         try:
-            _XID.reset(token)
+            _SCOPE.reset(token)
         except ValueError:
             # Entered in another Context (a generator that two tasks step): what is seen here is a copy, so only our own
             # value may be taken back.
-            if _XID.get() == self.xid:
-                _XID.set(None if token.old_value is Token.MISSING else token.old_value)
+            if current_xid() == self.xid:
+                _SCOPE.set(None if token.old_value is Token.MISSING else token.old_value)
+        self._hand_over(failed=kind is not None)
+
+    def _hand_over(self, *, failed: bool) -> None:
+        """What is open inside is the business of the scope around, if that is of the same transaction."""
+        around = _SCOPE.get()
+        if around is not None and around.xid == self.xid:
+            for work in self._watched.values():
+                around.watch(work)
+        elif not failed:
+            for text in self.unfinished():
+                log.error("a scope of %s ended, but %s: that will be lost", self.xid, text)
+        self._watched.clear()
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

@@ -41,12 +41,18 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a `Query` gave: plain tuples, the names of their columns, and what the driver counted."""
+    """What a `Query` gave: plain tuples, the names of their columns, and what the driver counted.
+
+    `status` is what the database says it did (PostgreSQL's command tag), where it says it; `native` is the driver's
+    own result, where the user's rows are made out of that.
+    """
 
     columns: tuple[str, ...]
     rows: list[tuple[object, ...]]
     rowcount: int
     lastrowid: int | None
+    status: str | None = None
+    native: object = None
 
 
 @dataclass(frozen=True, slots=True)

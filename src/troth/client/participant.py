@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 
 from troth.client.flow import ResourceHandler
@@ -29,8 +29,12 @@ from troth.wire.seata.messages import (
 
 log = logging.getLogger(__name__)
 
+_UNDONE_KEPT = 1000
+"""How many answers "rolled back" are remembered per resource, for repeated requests that crossed with them."""
+
 
 ResourceKey = tuple[BranchType, str]
+BranchKey = tuple[str | None, int]
 PhaseTwoRequest = BranchCommitRequest | BranchRollbackRequest | UndoLogDeleteRequest
 
 
@@ -57,6 +61,10 @@ def later(request: BranchCommitRequest | BranchRollbackRequest, reason: str) -> 
 
 def _refuse(request: PhaseTwoRequest, reply: Reply, reason: str) -> None:
     log.warning("phase two is put off: %s: %s", reason, request)
+    _put_off(request, reply, reason)
+
+
+def _put_off(request: PhaseTwoRequest, reply: Reply, reason: str) -> None:
     if not isinstance(request, UndoLogDeleteRequest):
         reply(later(request, reason))
 
@@ -87,10 +95,12 @@ class Participant:
             log.error("the coordinator sent a request that a client does not serve: %s", message)
             return
         worker = self._worker_for((message.branch_type, message.resource_id or ""))
-        if worker is None:
+        if self._closed:
+            _put_off(message, reply, "the client is being closed")
+        elif worker is None:
             _refuse(message, reply, f"no {message.branch_type.name} resource {message.resource_id!r} in this process")
         elif not worker.put(message, reply):
-            _refuse(message, reply, f"the resource {message.resource_id!r} is busy or being closed")
+            _refuse(message, reply, f"the resource {message.resource_id!r} is busy")
 
     def _worker_for(self, key: ResourceKey) -> _Worker | None:
         with self._lock:
@@ -129,7 +139,10 @@ class _Worker:
         self._participant = participant
         self._settings = settings
         self._changed = threading.Condition()
-        self._rollbacks: deque[tuple[BranchRollbackRequest, Reply]] = deque()
+        self._rollbacks: dict[BranchKey, list[tuple[BranchRollbackRequest, Reply]]] = {}
+        """By branch, the one being rolled back included: a request that is repeated meanwhile gets the same answer."""
+        self._asked_rollbacks = 0
+        self._undone: OrderedDict[BranchKey, Message] = OrderedDict()
         self._commits: deque[tuple[BranchCommitRequest, Reply]] = deque()
         self._deletes: deque[UndoLogDeleteRequest] = deque()
         self._stopping = False
@@ -142,7 +155,8 @@ class _Worker:
             if self._stopping or self._size() >= self._settings.phase_two_queue:
                 return False
             if isinstance(request, BranchRollbackRequest):
-                self._rollbacks.append((request, reply))
+                self._rollbacks.setdefault((request.xid, request.branch_id), []).append((request, reply))
+                self._asked_rollbacks += 1
             elif isinstance(request, BranchCommitRequest):
                 self._commits.append((request, reply))
             else:
@@ -163,7 +177,7 @@ class _Worker:
             log.warning("phase two of %s still runs; the coordinator will ask again for what is left", self._key[1])
 
     def _size(self) -> int:
-        return len(self._rollbacks) + len(self._commits) + len(self._deletes)
+        return self._asked_rollbacks + len(self._commits) + len(self._deletes)
 
     def _run(self) -> None:
         while self._wait_for_work():
@@ -177,14 +191,27 @@ class _Worker:
             return self._size() > 0
 
     def _roll_back(self) -> None:
-        for _ in range(len(self._rollbacks)):
-            request, reply = self._rollbacks.popleft()
-            try:
-                answer: Message = self._participant.handler(self._key).rollback(request)
-            except Exception as error:
-                log.exception("rolling back branch %s of %s failed", request.branch_id, request.xid)
-                answer = later(request, f"{type(error).__name__}: {error}")
-            reply(answer)
+        with self._changed:
+            branches = [(key, asked[0][0]) for key, asked in self._rollbacks.items()]
+        for key, request in branches:
+            # Undone again, a branch without an undo row would get a guard row that nobody needs.
+            answer = self._undone.get(key) or self._rolled_back(request)
+            if isinstance(answer, BranchRollbackResponse) and answer.branch_status is BranchStatus.PhaseTwo_Rollbacked:
+                self._undone[key] = answer
+                if len(self._undone) > _UNDONE_KEPT:
+                    self._undone.popitem(last=False)
+            with self._changed:
+                asked = self._rollbacks.pop(key)
+                self._asked_rollbacks -= len(asked)
+            for _, reply in asked:
+                reply(answer)
+
+    def _rolled_back(self, request: BranchRollbackRequest) -> Message:
+        try:
+            return self._participant.handler(self._key).rollback(request)
+        except Exception as error:
+            log.exception("rolling back branch %s of %s failed", request.branch_id, request.xid)
+            return later(request, f"{type(error).__name__}: {error}")
 
     def _commit(self) -> None:
         jobs = [self._commits.popleft() for _ in range(min(len(self._commits), self._settings.phase_two_batch))]

@@ -79,6 +79,8 @@ class ClientSettings:
     """How many phase-two requests may wait per resource; more are answered "later" (Retryable)."""
     phase_two_batch: int = 500
     """How many branch commits are handed to a resource at once."""
+    phase_two_wait_s: float = 2.0
+    """How long `close` (also at the program's end) waits for phase two of the transactions this process has ended."""
     close_wait_s: float = 5.0
     """How long `close` waits for phase-two work that has already arrived."""
     unsent_limit: int = 100_000

@@ -55,6 +55,7 @@ class Transaction:
         self._xid: str | None = None
         self._scope: Join | None = None
         self._rollback_only = False
+        self._unfinished: list[str] = []
 
     @property
     def xid(self) -> str:
@@ -123,13 +124,18 @@ class Transaction:
     def _unbind(self) -> None:
         if self._scope is None:
             raise RuntimeError("this transaction scope was not entered")
+        if self.owner:
+            # A local transaction that is committed after the decision would be neither undone nor protected.
+            self._unfinished = self._scope.unfinished()
+            self._scope.abandon()
         self._scope.__exit__(None, None, None)
 
     def _begin(self) -> Talk[str]:
         return begin(self.name, self._timeout_ms, self._teller().settings, time.monotonic)
 
     def _commits_after(self, error: BaseException | None) -> bool:
-        return not self._rollback_only and (error is None or isinstance(error, self._no_rollback_for))
+        votes = self._rollback_only or self._unfinished
+        return not votes and (error is None or isinstance(error, self._no_rollback_for))
 
     def _ending(self, error: BaseException | None) -> str:
         return f"{'committing' if self._commits_after(error) else 'rolling back'} {self._xid}"
@@ -159,14 +165,15 @@ class Transaction:
         error.add_note(f"troth: global transaction {self._xid}: {trouble}")
 
     def _roll_back_quietly_left(self) -> Talk[None]:
-        """The body ended normally, but had voted: the caller must hear that nothing was committed."""
+        """The body ended normally, but may not be committed: the caller must hear that nothing was."""
+        cause = "; ".join(self._unfinished) or "rollback_only() was called"
         try:
             status = yield from rollback(self.xid, self._teller().settings, time.monotonic)
         except OutcomeUnknown as failure:
             raise OutcomeUnknown(
-                self.xid, f"rollback_only() was called, but the rollback could not be asked for: {failure.reason}"
+                self.xid, f"{cause}, but the rollback could not be asked for: {failure.reason}"
             ) from failure
-        raise TransactionRolledBack(self.xid, status, "rollback_only() was called")
+        raise TransactionRolledBack(self.xid, status, cause)
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 

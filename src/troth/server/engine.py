@@ -210,6 +210,8 @@ class Engine:
 
     async def _load(self, xid: str) -> None:
         outcome = await self.store.outcome(xid)
+        if not self._running:
+            return
         self._decide(ev.Loaded(xid, outcome))
         for event in self._lookups.pop(xid):
             self._decide(event)
@@ -310,9 +312,7 @@ class Engine:
 
     def _fail(self, error: BaseException) -> None:
         """What is durable is unknown, or memory cannot be trusted: nothing is answered; a restart loads the truth."""
-        if not self._running:
-            return
         self._running = False
         self._pending.clear()
-        self._idle.set()
+        self._idle.set()  # a stop that is under way must not wait for what will never be durable
         self._failed(error)

@@ -52,25 +52,23 @@ async def _serve(settings: Settings, ready_json: bool) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
-    failure = await _stopped_or_failed(stop, coordinator)
+    await _stopped_or_failed(stop, coordinator)
     await _stop(coordinator)
-    if failure is not None:
+    if coordinator.failure.done():
+        failure = coordinator.failure.result()
+        log.error("the coordinator could not go on", error=str(failure), exc_info=failure)
         _complain(f"stopped, because it could not go on safely: {failure}")
         return 1
     log.info("stopped")
     return 0
 
 
-async def _stopped_or_failed(stop: asyncio.Event, coordinator: Coordinator) -> BaseException | None:
+async def _stopped_or_failed(stop: asyncio.Event, coordinator: Coordinator) -> None:
     asked = asyncio.ensure_future(stop.wait())
     await asyncio.wait((asked, coordinator.failure), return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
-    if coordinator.failure.done():
-        failure = coordinator.failure.result()
-        log.error("the coordinator cannot go on", error=str(failure), exc_info=failure)
-        return failure
-    log.info("stopping")
-    return None
+    if not coordinator.failure.done():
+        log.info("stopping")
 
 
 async def _stop(coordinator: Coordinator) -> None:

@@ -124,7 +124,9 @@ class Sessions:
         """The connection is gone."""
         for resource, application in channel.resources.items():
             _discard(self._of_resource, resource, channel)
-            self._of_client.pop((f"{application}:{channel.ip}:{channel.port}", resource), None)
+            key = (f"{application}:{channel.ip}:{channel.port}", resource)
+            if self._of_client.get(key) is channel:  # its port may be in use again before we have seen the end
+                del self._of_client[key]
         for key in [key for key, members in self._tms.items() if channel in members] if channel.is_tm else ():
             _discard(self._tms, key, channel)
 

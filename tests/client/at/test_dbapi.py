@@ -135,7 +135,7 @@ def test_names_that_hide_the_table(database, coordinator):
     assert database.dump() == before
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory", "postgresql://h/d"])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory", "oracle://h/d"])
 def test_databases_that_at_cannot_serve(url):
     with pytest.raises(NotSupported):
         troth.at.connect(url)
@@ -177,3 +177,12 @@ def test_a_coordinator_that_is_away_is_no_matter_outside_of_a_global_transaction
     connection.commit()
     with join(XID), pytest.raises(CoordinatorUnavailable):
         connection.execute("UPDATE account SET balance = 0")
+
+
+def test_a_relative_path_is_the_same_file_after_the_program_has_changed_its_directory(
+    database, coordinator, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    with closing(troth.at.connect("sqlite:///shop.db", client=coordinator)) as connection:
+        monkeypatch.chdir("/")
+        assert connection.resource_id == f"jdbc:sqlite:{database.path}"

@@ -347,3 +347,31 @@ def test_without_a_client_writes_are_refused_inside_a_global_transaction(databas
     assert not connection.in_transaction
     connection.execute(SET, (1,))
     connection.close()
+
+
+class InterruptedCommit(sqlite3.Connection):
+    """Ctrl-C arrives while COMMIT runs: the signal's exception is raised behind it."""
+
+    def cursor(self, *args, **options):
+        return super().cursor(InterruptedCursor)
+
+
+class InterruptedCursor(sqlite3.Cursor):
+    def execute(self, sql, parameters=()):
+        super().execute(sql, parameters)
+        if sql == self.connection.interrupts:
+            raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize(("behind", "branches"), [("BEGIN IMMEDIATE", 0), ("COMMIT", 1)])
+def test_an_interrupt_goes_on_and_leaves_nothing_open(database, coordinator, behind, branches):
+    before = database.dump()
+    connection = database.connect(isolation_level=None, factory=InterruptedCommit)
+    connection.interrupts = behind
+    with join(A), pytest.raises(KeyboardInterrupt):
+        connection.execute(SET, (1,))
+    assert not connection.in_transaction
+    assert len(coordinator.branches) == branches
+    coordinator.rollback(A)
+    assert database.dump() == before

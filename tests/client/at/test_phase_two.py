@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from troth.client.context import join
+from troth.client.drivers.sqlite import SqliteResource
 from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode
 from troth.wire.seata.messages import BranchCommitRequest, BranchRollbackRequest
 
@@ -193,10 +194,10 @@ def test_rows_that_refer_to_each_other_come_back_in_any_order(database, coordina
     assert database.dump() == before
 
 
-def test_locked_database_is_asked_again(database, coordinator, change, monkeypatch):
+def test_locked_database_is_asked_again(database, coordinator, change):
     change("UPDATE account SET balance = 0")
     resource = next(iter(coordinator.handlers))
-    monkeypatch.setattr(coordinator.handlers[resource], "_timeout_s", 0.01)
+    coordinator.handlers[resource] = SqliteResource(str(database.path), timeout_s=0.01)
     with closing(sqlite3.connect(database.path, isolation_level=None)) as raw:
         raw.execute("BEGIN IMMEDIATE")
         answer = roll_back(coordinator)

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from troth.client.sql.lockkeys import changed_unique_locks, lock_text, primary_lock, unique_locks
+from troth.client.sql import lockkeys
+from troth.client.sql.dialects.sqlite_lockkeys import lock_part
+from troth.client.sql.lockkeys import lock_text
 from troth.client.sql.tables import Column, Table, UniqueKey
+
+
+def primary_lock(one, row):
+    return lockkeys.primary_lock(one, row, lock_part)
+
+
+def unique_locks(one, row):
+    return lockkeys.unique_locks(one, row, lock_part)
+
+
+def changed_unique_locks(one, before, after):
+    return lockkeys.changed_unique_locks(one, before, after, lock_part)
 
 
 def table(*collations: str, name: str = "t", keeps_real: bool = False) -> Table:

@@ -18,7 +18,6 @@ except ImportError as error:
     raise ImportError("AT on asyncio needs aiosqlite: pip install 'troth[aiosqlite]'") from error
 
 from troth.client.drivers import dbapi
-from troth.client.drivers.sqlite import SqliteUrl
 from troth.client.flow import ResourceClient
 
 R = TypeVar("R")
@@ -38,7 +37,7 @@ class AsyncConnection(aiosqlite.Connection):
         return cast("R", await super()._execute(context.run, fn, *args, **kwargs))  # type: ignore[no-untyped-call]
 
 
-async def connect(url: SqliteUrl, client: ResourceClient | None = None, **driver_options: Any) -> AsyncConnection:
+async def connect_async(url: str, client: ResourceClient | None = None, **driver_options: Any) -> AsyncConnection:
     """Open the file under AT. `driver_options` go to `sqlite3.connect`, and `iter_chunk_size` to aiosqlite."""
     chunk = driver_options.pop("iter_chunk_size", _ROWS_PER_CHUNK)
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from troth.client.context import current_xid
+from troth.client.context import current_xid, watch
 from troth.client.drivers.running import run
-from troth.client.drivers.sqlite import SqliteExecutor, SqliteResource, SqliteUrl, check_version
+from troth.client.drivers.sqlite import SqliteExecutor, SqliteResource, SqliteUrl, check_version, parse_url
 from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised, NotSupported
 from troth.client.flow import Flow, Parameters, ResourceClient
 from troth.client.holder import default_client
 from troth.client.modes.at import LockRetry, PhaseOne, Situation
-from troth.client.modes.at_write import Outcome, Writer
+from troth.client.modes.at_write import Writer
 from troth.client.sql.dialects.sqlite import SqliteDialect
+from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement, Verb
 from troth.wire.seata.enums import BranchType
 from troth.wire.seata.messages import Message
@@ -31,20 +33,21 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-_OWN = ("_raw", "_client", "_url", "_dialect", "_phase_one", "_registered")
+_OWN = ("_raw", "_client", "_url", "_dialect", "_phase_one", "_registered", "_lock", "_abandoned")
 
 
-def connect(url: SqliteUrl, client: ResourceClient | None = None, **driver_options: Any) -> Connection:
-    """Open the file under AT. `driver_options` go to `sqlite3.connect`.
+def connect(url: str, client: ResourceClient | None = None, **driver_options: Any) -> Connection:
+    """Open the file under AT. `url` as `parse_url` takes it; `driver_options` go to `sqlite3.connect`.
 
     `client` is None: the process's default one, at each use. The resource is registered now if there is a client, else
     at the first write inside a global transaction.
     """
     check_version()
-    options = {**url.options, **driver_options}
+    place = parse_url(url)
+    options = {**place.options, **driver_options}
     if "autocommit" in options and options["autocommit"] != getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None):
         raise NotSupported("AT does not work with sqlite3's `autocommit` attribute.", "Use isolation_level.")
-    connection = Connection(sqlite3.connect(url.path, **options), url, client)
+    connection = Connection(sqlite3.connect(place.path, **options), place, client)
     connection.announce()
     return connection
 
@@ -59,6 +62,9 @@ class Connection:
         self._dialect = SqliteDialect()
         self._phase_one = PhaseOne(self._dialect, url.resource_id, Writer(self._dialect), LockRetry())
         self._registered: ResourceClient | None = None
+        # sqlite3 lets threads share a connection (check_same_thread=False), statement by statement; here each is many.
+        self._lock = threading.RLock()
+        self._abandoned = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
@@ -91,6 +97,11 @@ class Connection:
 
     def statement(self, cursor: sqlite3.Cursor, sql: str, sets: Iterable[Any], *, many: bool) -> Outcome | None:
         """Execute on the driver's `cursor`; None where the driver has done it and has the result itself."""
+        with self._lock:
+            self._drop_abandoned()
+            return self._statement(cursor, sql, sets, many=many)
+
+    def _statement(self, cursor: sqlite3.Cursor, sql: str, sets: Iterable[Any], *, many: bool) -> Outcome | None:
         if current_xid() is None and self._phase_one.local is None:
             return _passed(cursor, sql, sets, many=many)
         self._phase_one.notice(in_transaction=self._raw.in_transaction)
@@ -109,11 +120,13 @@ class Connection:
             case Verb.COMMIT | Verb.ROLLBACK:
                 return _passed(cursor, sql, sets, many=many)
             case _:
+                watch(self)
                 self._run(self._phase_one.control(self._situation(), statement))
         return Outcome(-1)
 
     def _write(self, cursor: sqlite3.Cursor, statement: Statement, sets: list[Parameters]) -> Outcome:
         self._register()
+        watch(self)
         with self._plain_text(statement):
             return self._run(self._phase_one.write(self._situation(), statement, sets), cursor)
 
@@ -142,21 +155,57 @@ class Connection:
 
     def commit(self) -> None:
         """Commit the local transaction; inside a global one that is a branch of it (see `PhaseOne.commit`)."""
-        self._phase_one.notice(in_transaction=self._raw.in_transaction)
-        if self._phase_one.local is None:
-            self._raw.commit()
-        else:
-            self._run(self._phase_one.commit(current_xid()))
+        with self._lock:
+            self._drop_abandoned()
+            self._phase_one.notice(in_transaction=self._raw.in_transaction)
+            if self._phase_one.local is None:
+                self._raw.commit()
+            else:
+                self._run(self._phase_one.commit(current_xid()))
 
     def rollback(self) -> None:
         """Roll the local transaction back."""
+        with self._lock:
+            self._raw.rollback()
+            self._forget()
+
+    def unfinished(self, xid: str) -> str | None:
+        """See `troth.client.context.LocalWork`."""
+        local = self._phase_one.local
+        if local is None or local.xid != xid or not local.changes:
+            return None
+        return f"its local transaction on {self.resource_id} was not committed"
+
+    def abandon(self, xid: str) -> None:
+        """See `troth.client.context.LocalWork`."""
+        local = self._phase_one.local
+        if local is None or local.xid != xid:
+            return
+        self._abandoned = True
+        if not self._lock.acquire(blocking=False):
+            return  # in use by another thread; its next call sees the mark
+        try:
+            self._drop_abandoned()
+        except sqlite3.Error as error:  # a connection of another thread (aiosqlite's, say)
+            log.warning("a local transaction of %s on %s stays open until its next use: %s", xid, self._url.path, error)
+        finally:
+            self._lock.release()
+
+    def _drop_abandoned(self) -> None:
+        """Roll back what belongs to a global transaction that has ended: it can never be committed."""
+        if self._abandoned:
+            self._raw.rollback()
+            self._forget()
+
+    def _forget(self) -> None:
         self._phase_one.local = None
-        self._raw.rollback()
+        self._abandoned = False
 
     def close(self) -> None:
         """Close the connection; an open local transaction is rolled back."""
-        self._phase_one.local = None
-        self._raw.close()
+        with self._lock:
+            self._raw.close()
+            self._forget()
 
     def __enter__(self) -> Self:
         self._raw.__enter__()

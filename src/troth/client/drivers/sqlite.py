@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -12,24 +11,18 @@ from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import parse_qsl, quote
 
+from troth.client.drivers.resource import NoCoordinator, Resource
 from troth.client.drivers.running import run
 from troth.client.errors import NotSupported
-from troth.client.flow import Flow, Query, Rows
-from troth.client.modes.at_phase_two import Frozen, commit_branches, delete_undo_logs, roll_back_branch
-from troth.client.sql.dialects.base import Fault
-from troth.client.sql.dialects.sqlite import MINIMUM_VERSION, SqliteDialect, resource_id
-from troth.wire.seata.enums import BranchStatus, ResultCode, TransactionExceptionCode
-from troth.wire.seata.messages import (
-    BranchCommitRequest,
-    BranchCommitResponse,
-    BranchRollbackRequest,
-    BranchRollbackResponse,
-    Message,
+from troth.client.flow import Flow, Query, Rows, query
+from troth.client.sql.dialects.sqlite import (
+    CREATE_UNDO_TABLE,
+    MINIMUM_VERSION,
+    SqliteDialect,
+    check_undo_table,
+    resource_id,
 )
 
-log = logging.getLogger(__name__)
-
-_LONGEST_MESSAGE = 4000
 R = TypeVar("R")
 
 _FLAGS = MappingProxyType({"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False})
@@ -69,7 +62,9 @@ def parse_url(url: str) -> SqliteUrl:
             f"AT cannot work on {url!r}: phase two runs on connections of its own, and needs a file they can open.",
             "Use a file, for example sqlite:////tmp/test.db.",
         )
-    return SqliteUrl(path, dict(_option(name, text) for name, text in parse_qsl(options, keep_blank_values=True)))
+    chosen = dict(_option(name, text) for name, text in parse_qsl(options, keep_blank_values=True))
+    # Absolute from here on: the program may change its directory before the resource is registered.
+    return SqliteUrl(os.path.abspath(path), chosen)
 
 
 def _option(name: str, text: str) -> tuple[str, object]:
@@ -120,18 +115,6 @@ class SqliteExecutor:
         return Rows(columns, rows, cursor.rowcount, cursor.lastrowid)
 
 
-class NoCoordinator:
-    """For flows that have nothing to tell."""
-
-    def tell(self, message: Message) -> Message:
-        """Raises TypeError."""
-        raise TypeError(f"this flow has no coordinator to send {type(message).__name__} to")
-
-    async def atell(self, message: Message) -> Message:
-        """Raises TypeError."""
-        return self.tell(message)
-
-
 @contextmanager
 def opened(path: str, timeout_s: float, mode: str = "rw") -> Iterator[SqliteExecutor]:
     """A connection of our own; every statement commits by itself. The file must exist, unless `mode` is `rwc`."""
@@ -146,83 +129,26 @@ def run_on_file(path: str, flow: Flow[R], *, create: bool, timeout_s: float = 5.
         return run(flow, executor, NoCoordinator())
 
 
-class SqliteResource:
-    """Phase two of one database file, on connections of its own. A lock is waited for `timeout_s`, then "later"."""
+def init(url: str) -> None:
+    """Make the undo table in the file, which is made too if it is not there."""
+    check_version()
+    run_on_file(parse_url(url).path, _create(), create=True)
+
+
+def _create() -> Flow[None]:
+    for sql in CREATE_UNDO_TABLE:
+        yield from query(sql)
+
+
+def check(url: str) -> list[str]:
+    """What is wrong with the undo table, in sentences; empty if nothing is."""
+    check_version()
+    return run_on_file(parse_url(url).path, check_undo_table(), create=False)
+
+
+class SqliteResource(Resource):
+    """Phase two of one database file. A lock is waited for `timeout_s`, then "later"."""
 
     def __init__(self, path: str, timeout_s: float = 2.0) -> None:
-        self._path = os.path.abspath(path)
-        self._timeout_s = timeout_s
-
-    def commit(self, requests: list[BranchCommitRequest]) -> list[BranchCommitResponse]:
-        """Delete the undo rows of a batch of branches in one local transaction."""
-        dialect = SqliteDialect()
-        branches = [(request.xid or "", request.branch_id) for request in requests]
-        try:
-            with opened(self._path, self._timeout_s) as executor:
-                run(commit_branches(dialect, branches), executor, NoCoordinator())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the coordinator hears of it and asks again
-            log.warning("undo rows of %d committed branches are not deleted yet: %s", len(requests), error)
-            return [_not_committed(request, error) for request in requests]
-        return [
-            BranchCommitResponse(
-                xid=request.xid, branch_id=request.branch_id, branch_status=BranchStatus.PhaseTwo_Committed
-            )
-            for request in requests
-        ]
-
-    def rollback(self, request: BranchRollbackRequest) -> BranchRollbackResponse:
-        """Undo one branch. The response's `msg` says why, if it could not be."""
-        dialect = SqliteDialect()
-        try:
-            with opened(self._path, self._timeout_s) as executor:
-                run(roll_back_branch(dialect, request.xid or "", request.branch_id), executor, NoCoordinator())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the coordinator hears of it
-            log.warning("branch %d of %s is not undone: %s", request.branch_id, request.xid, error)
-            return _not_rolled_back(request, error, frozen=_is_final(dialect, error))
-        return BranchRollbackResponse(
-            xid=request.xid, branch_id=request.branch_id, branch_status=BranchStatus.PhaseTwo_Rollbacked
-        )
-
-    def delete_undo_logs(self, save_days: int) -> None:
-        """Delete undo rows older than `save_days` days."""
-        with opened(self._path, self._timeout_s) as executor:
-            run(delete_undo_logs(SqliteDialect(), save_days), executor, NoCoordinator())
-
-
-def _is_final(dialect: SqliteDialect, error: Exception) -> bool:
-    """Whether trying again can not help: a dirty or blocked row, a constraint, an undo row that cannot be read."""
-    return isinstance(error, Frozen | ValueError) or dialect.fault(error) is Fault.CONSTRAINT
-
-
-def _not_committed(request: BranchCommitRequest, error: Exception) -> BranchCommitResponse:
-    return BranchCommitResponse(
-        result_code=ResultCode.Failed,
-        msg=_text(error),
-        xid=request.xid,
-        branch_id=request.branch_id,
-        branch_status=BranchStatus.PhaseTwo_CommitFailed_Retryable,
-    )
-
-
-def _not_rolled_back(request: BranchRollbackRequest, error: Exception, *, frozen: bool) -> BranchRollbackResponse:
-    # Only a Failed response carries its text over the wire; the branch status is what counts.
-    codes = TransactionExceptionCode
-    statuses = BranchStatus
-    return BranchRollbackResponse(
-        result_code=ResultCode.Failed,
-        msg=_text(error),
-        transaction_exception_code=(
-            codes.BranchRollbackFailed_Unretriable if frozen else codes.BranchRollbackFailed_Retriable
-        ),
-        xid=request.xid,
-        branch_id=request.branch_id,
-        branch_status=(
-            statuses.PhaseTwo_RollbackFailed_Unretryable if frozen else statuses.PhaseTwo_RollbackFailed_Retryable
-        ),
-    )
-
-
-def _text(error: Exception) -> str:
-    kind = "" if isinstance(error, Frozen) else f"{type(error).__name__}: "
-    notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-    return f"{kind}{error}{notes}"[:_LONGEST_MESSAGE]
+        file = os.path.abspath(path)
+        super().__init__(SqliteDialect, lambda: opened(file, timeout_s))

@@ -130,7 +130,15 @@ class Channel:
                 failures = 0
             else:
                 failures += 1
-            await asyncio.sleep(self._ceiling_s(failures) * random.uniform(0.5, 1.0))
+            await self._back_off(self._ceiling_s(failures) * random.uniform(0.5, 1.0))
+
+    async def _back_off(self, pause_s: float) -> None:
+        """Pause; but while a request waits, no longer than lets it see several attempts before it is given up."""
+        shortest_s = min(pause_s, self._settings.link_wait_s / 4)
+        until = self._loop.time() + pause_s
+        await asyncio.sleep(shortest_s)
+        while not self._unsent and (left_s := until - self._loop.time()) > 0:
+            await asyncio.sleep(min(left_s, shortest_s))
 
     def _ceiling_s(self, failures: int) -> float:
         if failures == 0:

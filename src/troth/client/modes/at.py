@@ -7,14 +7,15 @@ open, since on SQLite that would lock the whole file. Locks are asked for when t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from troth.client.errors import BranchFailed, LockConflict, NotSupported
-from troth.client.flow import Flow, Parameters, Pause, query, tell
-from troth.client.modes.at_write import LocalTransaction, Outcome, Writer
-from troth.client.sql.dialects.base import Dialect
+from troth.client.flow import Flow, Invoke, Parameters, Pause, query, tell
+from troth.client.modes.at_write import LocalTransaction, Writer
+from troth.client.sql.dialects.base import Dialect, Fault
+from troth.client.sql.image import Outcome
 from troth.client.sql.lockkeys import lock_text
 from troth.client.sql.statement import Statement, Verb
 from troth.client.sql.undo import NORMAL, BranchUndoLog
@@ -28,9 +29,6 @@ from troth.wire.seata.messages import (
     GlobalLockQueryRequest,
     GlobalLockQueryResponse,
 )
-
-FOREIGN_KEYS = "foreignKeys"
-"""Key of an undo row's `context`: `ON` where the connection checked foreign keys, so that phase two does too."""
 
 _EXPLICIT = '{"autoCommit":false}'
 _LONGEST_XID = 128
@@ -56,11 +54,18 @@ class Situation:
     """The driver opens local transactions by itself (`isolation_level` is not None)."""
 
 
+Settle = Callable[[str, int], object]
+"""`settle_branch` on a connection of its own: whether (xid, branch id) has committed. Awaited in an event loop."""
+
+
 class PhaseOne:
     """AT on one connection. `local` is the open local transaction, if it belongs to a global one."""
 
-    def __init__(self, dialect: Dialect, resource_id: str, writer: Writer, retry: LockRetry) -> None:
+    def __init__(
+        self, dialect: Dialect, resource_id: str, writer: Writer, retry: LockRetry, settle: Settle | None = None
+    ) -> None:
         self._dialect = dialect
+        self._settle = settle
         self._resource_id = resource_id
         self._writer = writer
         self.retry = retry
@@ -76,7 +81,7 @@ class PhaseOne:
             LockConflict: in autocommit, after all tries: another global transaction holds a row.
             BranchFailed: in autocommit, the branch could not be registered or committed.
         """
-        xid = self._check(now)
+        xid = yield from self._check(now)
         if self.local is not None:
             return (yield from self._writer.write(statement, sets, self.local))
         if now.implicit:
@@ -135,7 +140,7 @@ class PhaseOne:
                     "a SAVEPOINT outside of a local transaction opens one that its RELEASE commits.",
                     "Execute BEGIN first.",
                 )
-            yield from self._begin(self._check(now))
+            yield from self._begin((yield from self._check(now)))
         yield from query(statement.sql)
         if self.local is not None:
             self.local.savepoints.append((statement.name.lower(), len(self.local.changes)))
@@ -148,19 +153,27 @@ class PhaseOne:
         place = max(place for place, (known, _) in enumerate(stack) if known == name.lower())
         if keep:
             del self.local.changes[stack[place][1] :]
+            self.local.tables.clear()  # the database's locks on tables are gone, too
         del stack[place + 1 if keep else place :]
 
     # --- the local transaction ---
 
     def _begin(self, xid: str) -> Flow[LocalTransaction]:
-        yield from query(self._dialect.begin)
+        try:
+            yield from query(self._dialect.begin)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt, perhaps behind a BEGIN that was done
+                yield from self.roll_back(error)
+            raise
         self.local = LocalTransaction(xid)
         return self.local
 
-    def _check(self, now: Situation) -> str:
+    def _check(self, now: Situation) -> Flow[str]:
         """The xid to work for; refuses a local transaction that is not wholly inside this global one."""
         if now.xid is None or (self.local is not None and self.local.xid != now.xid):
             raise self._strange(now.xid)
+        if now.in_transaction and self.local is None and (yield from self._dialect.untouched()):
+            self.local = LocalTransaction(now.xid)
         if now.in_transaction and self.local is None:
             raise NotSupported(
                 "the local transaction was begun before the global one, so AT could not undo all of it.",
@@ -211,13 +224,13 @@ class PhaseOne:
         """
         local = self.local
         if local is None:
-            yield from query("COMMIT")
+            yield from _commit()
             return
         try:
             if local.xid != xid:
                 raise self._strange(xid)
             if not local.changes:
-                yield from query("COMMIT")
+                yield from _commit()
                 self.local = None
                 return
             yield from self._check_parents(local)
@@ -256,21 +269,20 @@ class PhaseOne:
     def _commit_branch(self, local: LocalTransaction, branch_id: int) -> Flow[None]:
         try:
             yield from self._write_undo(local, branch_id)
-            yield from query("COMMIT")
+            yield from _commit()
         except BaseException as error:
             yield from self.roll_back(error)
-            if (yield from self._is_committed(local, branch_id, error)):
-                return
+            committed = yield from self._is_committed(local, branch_id, error)
             if not isinstance(error, Exception):
-                raise
+                raise  # an interrupt goes on, whether COMMIT was done before it or not
+            if committed:
+                return
             raise BranchFailed(f"branch {branch_id} of {local.xid} could not be committed: {error}") from error
         self.local = None
 
     def _write_undo(self, local: LocalTransaction, branch_id: int) -> Flow[None]:
-        values = {SERIALIZER: JACKSON, COMPRESSOR: "NONE"}
-        if local.foreign_keys:
-            values[FOREIGN_KEYS] = "ON"
-        context = context_text(values)
+        extra = self._dialect.undo_context(foreign_keys=bool(local.foreign_keys))
+        context = context_text({SERIALIZER: JACKSON, COMPRESSOR: "NONE", **extra})
         log = BranchUndoLog(local.xid, branch_id, tuple(change.undo for change in local.changes))
         row = (branch_id, local.xid, context, encode(context, log), NORMAL)
         yield from query(self._dialect.insert_undo, row)
@@ -278,8 +290,7 @@ class PhaseOne:
     def _is_committed(self, local: LocalTransaction, branch_id: int, error: BaseException) -> Flow[bool]:
         """After an error in COMMIT: the undo row says whether it happened. If not, the coordinator is told."""
         try:
-            found = yield from query(self._dialect.select_undo, (local.xid, branch_id))
-            if any(row[2] == NORMAL for row in found.rows):
+            if (yield from self._has_undo_row(local, branch_id, error)):
                 return True
             report = BranchReportRequest(local.xid, branch_id, BranchStatus.PhaseOne_Failed, self._resource_id)
             yield from tell(report, BranchReportResponse)
@@ -288,6 +299,24 @@ class PhaseOne:
                 f"The coordinator does not know of it ({second}); it will find no undo row when it rolls back."
             )
         return False
+
+    def _has_undo_row(self, local: LocalTransaction, branch_id: int, error: BaseException) -> Flow[bool]:
+        if self._settle is None:
+            found = yield from query(self._dialect.select_undo, (local.xid, branch_id))
+            return any(row[2] == NORMAL for row in found.rows)
+        if isinstance(error, Exception) and self._dialect.fault(error) is not Fault.LOST:
+            return False  # the database has said no
+        return bool((yield Invoke(self._settle, (local.xid, branch_id))))
+
+
+def _commit() -> Flow[None]:
+    """COMMIT, verified: after a swallowed error some databases roll back instead, and raise nothing (at.md §3)."""
+    done = yield from query("COMMIT")
+    if done.status not in (None, "COMMIT"):
+        raise BranchFailed(
+            f"the database answered COMMIT with {done.status}: a statement before it had failed, "
+            "so nothing of the local transaction is stored"
+        )
 
 
 def _conflict(locks: str, said: str | None, why: str | None = None) -> LockConflict:

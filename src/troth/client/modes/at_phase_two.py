@@ -9,14 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from troth.client.flow import Flow, query
-from troth.client.modes.at import FOREIGN_KEYS
-from troth.client.sql.dialects.base import Dialect, Fault
-from troth.client.sql.tables import ForeignKey, Refusal, Table
-from troth.client.sql.undo import GUARD, GUARD_INFO, BranchUndoLog, RowChange, Verdict, changes_to_undo, same
+from troth.client.sql.dialects.base import Dialect, Fault, match, select_matching
+from troth.client.sql.tables import Column, ForeignKey, Refusal, Table
+from troth.client.sql.undo import (
+    GUARD,
+    GUARD_INFO,
+    NORMAL,
+    BranchUndoLog,
+    Field,
+    RowChange,
+    SqlUndoLog,
+    Verdict,
+    changes_to_undo,
+    same,
+)
 from troth.client.sql.undo_codec import COMPRESSOR, JACKSON, SERIALIZER, context_text, decode, parse_context
-from troth.client.sql.values import SqlValue
 
 _PAIRS_PER_DELETE = 400
+_SAVEPOINT = "troth_undo"
+_STARTS = 3
+"""How often a rollback starts again, if the undo row comes and goes while it looks."""
 
 
 class Frozen(Exception):
@@ -38,7 +50,24 @@ def commit_branches(dialect: Dialect, branches: Sequence[tuple[str, int]]) -> Fl
 
 def delete_undo_logs(dialect: Dialect, save_days: int) -> Flow[None]:
     """Delete undo rows older than `save_days` days."""
-    yield from query(dialect.delete_old_undo, (f"-{save_days} days",))
+    yield from query(*dialect.delete_old_undo(save_days))
+
+
+def settle_branch(dialect: Dialect, xid: str, branch_id: int) -> Flow[bool]:
+    """Whether the branch has committed; if not, a guard row sees to it that it never will (at.md §3)."""
+    yield from query(dialect.begin)
+    try:
+        guarded = yield from _guard(dialect, xid, branch_id)
+        found = yield from query(dialect.select_undo, (xid, branch_id))
+        yield from query("COMMIT")
+    except BaseException as error:
+        yield from _roll_back(error)
+        raise
+    return not guarded and any(row[2] == NORMAL for row in found.rows)
+
+
+class _StartAgain(Exception):
+    """Between looking for the undo row and writing a guard row, somebody else wrote one."""
 
 
 def roll_back_branch(dialect: Dialect, xid: str, branch_id: int) -> Flow[None]:
@@ -49,16 +78,27 @@ def roll_back_branch(dialect: Dialect, xid: str, branch_id: int) -> Flow[None]:
         UndoCodecError, ValueError: the undo row can not be read.
         the driver's errors: busy, or broken.
     """
+    for _ in range(_STARTS):
+        try:
+            yield from _roll_back_branch(dialect, xid, branch_id)
+        except _StartAgain:
+            continue
+        return
+    raise RuntimeError(f"the undo row of branch {branch_id} of {xid} comes and goes")
+
+
+def _roll_back_branch(dialect: Dialect, xid: str, branch_id: int) -> Flow[None]:
     peeked = yield from query(dialect.select_undo, (xid, branch_id))
     if peeked.rows:
-        # It can not be switched inside of the local transaction, so the row is looked at twice.
-        enforced = parse_context(str(peeked.rows[0][0])).get(FOREIGN_KEYS) == "ON"
-        yield from dialect.enforce_foreign_keys(enforced)
+        # SQLite can not switch it inside of the local transaction, so the row is looked at twice.
+        context = parse_context(str(peeked.rows[0][0]))
+        yield from dialect.enforce_foreign_keys(dialect.foreign_keys_of(context))
     yield from query(dialect.begin)
     try:
         found = yield from query(dialect.select_undo, (xid, branch_id))
         if not found.rows:
-            yield from _guard(dialect, xid, branch_id)
+            if not (yield from _guard(dialect, xid, branch_id)):
+                raise _StartAgain
         elif found.rows[0][2] != GUARD:
             yield from _undo(dialect, xid, branch_id, str(found.rows[0][0]), found.rows[0][1])
         yield from query("COMMIT")
@@ -74,32 +114,32 @@ def _roll_back(error: BaseException) -> Flow[None]:
         error.add_note(f"ROLLBACK said: {second}.")
 
 
-def _guard(dialect: Dialect, xid: str, branch_id: int) -> Flow[None]:
-    """A phase one that comes late fails on the unique key (xid, branch_id)."""
+def _guard(dialect: Dialect, xid: str, branch_id: int) -> Flow[bool]:
+    """A phase one that comes late fails on the unique key (xid, branch_id). False: there is a row already."""
     context = context_text({SERIALIZER: JACKSON, COMPRESSOR: "NONE"})
-    yield from query(dialect.insert_undo, (branch_id, xid, context, GUARD_INFO, GUARD))
+    done = yield from query(dialect.insert_guard, (branch_id, xid, context, GUARD_INFO, GUARD))
+    return done.rowcount == 1
 
 
 def _undo(dialect: Dialect, xid: str, branch_id: int, context: str, info: object) -> Flow[None]:
     log = decode(context, info if isinstance(info, bytes) else str(info).encode())
     if (log.xid, log.branch_id) != (xid, branch_id):
         raise Frozen(f"the undo row of branch {branch_id} holds the log of branch {log.branch_id} of {log.xid}")
-    enforced = parse_context(context).get(FOREIGN_KEYS) == "ON"
+    enforced = dialect.foreign_keys_of(parse_context(context))
     if enforced:
-        yield from dialect.defer_foreign_keys()
+        yield from dialect.defer_constraints()
     restorer = _Restorer(dialect, enforced=enforced)
     for sql_undo_log in reversed(log.sql_undo_logs):
-        for change in changes_to_undo(sql_undo_log):
-            yield from restorer.undo(change)
+        yield from restorer.undo_statement(sql_undo_log)
     if enforced:
-        yield from _check_foreign_keys(dialect, log)
+        yield from _check_foreign_keys(dialect, restorer, log)
     yield from query(dialect.delete_undo(1), (xid, branch_id))
 
 
-def _check_foreign_keys(dialect: Dialect, log: BranchUndoLog) -> Flow[None]:
+def _check_foreign_keys(dialect: Dialect, restorer: _Restorer, log: BranchUndoLog) -> Flow[None]:
     """Deferred foreign keys would stop COMMIT without a word about the row, so they are looked at before."""
-    for table in dict.fromkeys(item.table_name for item in log.sql_undo_logs):
-        broken = yield from dialect.broken_foreign_keys(table)
+    for name in dict.fromkeys(item.table_name for item in log.sql_undo_logs):
+        broken = yield from dialect.broken_foreign_keys((yield from restorer.table(name)))
         if broken is not None:
             raise Frozen(f"undone, {broken}")
 
@@ -112,12 +152,19 @@ class _Restorer:
         self._enforced = enforced
         self._tables: dict[str, Table] = {}
 
-    def undo(self, change: RowChange) -> Flow[None]:
-        """Restore one row. Raises Frozen."""
+    def undo_statement(self, log: SqlUndoLog) -> Flow[None]:
+        """Undo what one statement did. Raises Frozen."""
+        table = yield from self.table(log.table_name)
+        for change in changes_to_undo(log, lambda field: self._read(table, field)):
+            yield from self._undo(table, change)
+
+    def _read(self, table: Table, field: Field) -> object:
+        return self._dialect.sql_value(_column(table, field.name), field)
+
+    def _undo(self, table: Table, change: RowChange) -> Flow[None]:
         if same(change.before, change.after):
             return
-        table = yield from self._table(change.table_name)
-        now = yield from self._now(table, change)
+        now, change = yield from self._dialect.row_states(table, change)
         match change.judge(now):
             case Verdict.DIRTY:
                 raise Frozen(change.describe(now))
@@ -126,53 +173,50 @@ class _Restorer:
             case Verdict.DONE:
                 return
 
-    def _table(self, name: str) -> Flow[Table]:
+    def table(self, name: str) -> Flow[Table]:
+        """The table that undo rows call `name`. Raises Frozen."""
         if name not in self._tables:
-            table = yield from self._dialect.read_table("main", name)
+            table = yield from self._dialect.undone_table(name)
             if isinstance(table, Refusal):
                 raise Frozen(f"the table has changed since: {table.reason}")
             self._tables[name] = table
         return self._tables[name]
 
-    def _now(self, table: Table, change: RowChange) -> Flow[dict[str, SqlValue] | None]:
-        columns = ", ".join(map(self._dialect.quote, change.columns))
-        where, parameters = self._where(change)
-        answer = yield from query(f"SELECT {columns} FROM {self._dialect.source(table.name)} WHERE {where}", parameters)
-        if not answer.rows:
-            return None
-        return dict(zip(change.columns, map(_plain, answer.rows[0]), strict=True))
-
-    def _where(self, change: RowChange) -> tuple[str, list[SqlValue]]:
-        where = " AND ".join(f"{self._dialect.quote(name)} = ?" for name, _ in change.key)
-        return where, [value for _, value in change.key]
-
     def _restore(self, table: Table, change: RowChange) -> Flow[None]:
         if change.before is None and self._enforced:
             yield from self._refuse_orphans(table, change)
         sql, parameters = self._statement(table, change)
+        if self._dialect.errors_abort:
+            yield from query(f"SAVEPOINT {_SAVEPOINT}")
         try:
             done = yield from query(sql, parameters)
         except Exception as error:
             if self._dialect.fault(error) is not Fault.CONSTRAINT:
                 raise
+            if self._dialect.errors_abort:
+                yield from query(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
             blocking = yield from self._blocking(table, change)
             raise Frozen(f"row {_named(table, change.key)} cannot be restored: {error}{blocking}") from error
         if done.rowcount != 1:
             raise Frozen(f"restoring row {_named(table, change.key)} changed {done.rowcount} rows instead of one")
 
-    def _statement(self, table: Table, change: RowChange) -> tuple[str, list[SqlValue]]:
-        source, quote = self._dialect.source(table.name), self._dialect.quote
-        where, key = self._where(change)
+    def _statement(self, table: Table, change: RowChange) -> tuple[str, list[object]]:
+        where = match_key(self._dialect, table, change)
+        key = [value for _, value in change.key]
         if change.before is None:
-            return f"DELETE FROM {source} WHERE {where}", key
+            return f"DELETE FROM {table.source} WHERE {where}", key
         if change.after is None:
-            names = ", ".join(map(quote, change.before))
-            marks = ", ".join("?" * len(change.before))
-            return f"INSERT INTO {source} ({names}) VALUES ({marks})", list(change.before.values())
+            names = ", ".join(map(self._dialect.quote, change.before))
+            marks = ", ".join(self._dialect.mark(table.column(name)) for name in change.before)
+            overriding = self._dialect.overriding(table)
+            sql = f"INSERT INTO {table.source} ({names}) {overriding}VALUES ({marks})"
+            return sql, list(change.before.values())
         in_key = {name for name, _ in change.key}
         values = {name: value for name, value in change.before.items() if name not in in_key}
-        assignments = ", ".join(f"{quote(name)} = ?" for name in values)
-        return f"UPDATE {source} SET {assignments} WHERE {where}", [*values.values(), *key]
+        assignments = ", ".join(
+            f"{self._dialect.quote(name)} = {self._dialect.mark(table.column(name))}" for name in values
+        )
+        return f"UPDATE {table.source} SET {assignments} WHERE {where}", [*values.values(), *key]
 
     def _refuse_orphans(self, table: Table, change: RowChange) -> Flow[None]:
         """The undo of an INSERT must not take rows of others with it (ON DELETE CASCADE, SET NULL, SET DEFAULT)."""
@@ -187,10 +231,11 @@ class _Restorer:
         referred = [values.get(name.lower()) for name in foreign_key.parent_columns or table.key]
         if None in referred:
             return None
-        quote = self._dialect.quote
-        where = " AND ".join(f"{quote(name)} = ?" for name in foreign_key.child_columns)
-        source = self._dialect.source(foreign_key.child)
-        found = yield from query(f"SELECT * FROM {source} WHERE {where} LIMIT 1", referred)
+        columns = zip(foreign_key.child_columns, foreign_key.parent_columns or table.key, strict=True)
+        where = " AND ".join(
+            f"{self._dialect.quote(child)} = {self._dialect.mark(table.column(parent))}" for child, parent in columns
+        )
+        found = yield from query(f"SELECT * FROM {foreign_key.child_source} WHERE {where} LIMIT 1", referred)
         if not found.rows:
             return None
         return f"{foreign_key.child}{dict(zip(found.columns, found.rows[0], strict=True))!r}"
@@ -198,27 +243,28 @@ class _Restorer:
     def _blocking(self, table: Table, change: RowChange) -> Flow[str]:
         """Name the row that holds a unique key which the restored row wants."""
         values = {name.lower(): value for name, value in (change.before or {}).items()}
-        quote = self._dialect.quote
         for unique in table.unique_keys:
             wanted = [values.get(name.lower()) for name in unique.columns]
             if None in wanted:
                 continue
-            where = " AND ".join(f"{quote(name)} = ?" for name in unique.columns)
-            columns = ", ".join(map(quote, table.key))
-            source = self._dialect.source(table.name)
-            found = yield from query(f"SELECT {columns} FROM {source} WHERE {where}", wanted)
+            found = yield from query(select_matching(self._dialect, table, table.key, unique.columns), wanted)
             for row in found.rows:
                 other = tuple(zip(table.key, row, strict=True))
-                if row != tuple(value for _, value in change.key):
+                if dict(other) != dict(change.key):
                     return f"; row {_named(table, other)} has {unique.columns} = {wanted!r} ({unique.name})"
         return ""
 
 
+def match_key(dialect: Dialect, table: Table, change: RowChange) -> str:
+    """The WHERE condition that names the row of `change`; its parameters are the key's values, in order."""
+    return match(dialect, table, [name for name, _ in change.key])
+
+
+def _column(table: Table, name: str) -> Column:
+    if not table.has(name):
+        raise Frozen(f"the table has changed since: {table.name} has no column {name} any more")
+    return table.column(name)
+
+
 def _named(table: Table, key: Sequence[tuple[str, object]]) -> str:
     return f"{table.name}({', '.join(f'{name}={value!r}' for name, value in key)})"
-
-
-def _plain(value: object) -> SqlValue:
-    if value is None or isinstance(value, int | float | str | bytes):
-        return value
-    raise Frozen(f"the database gave a {type(value).__name__}, which no image holds")

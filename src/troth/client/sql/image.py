@@ -1,73 +1,68 @@
-"""The SQL that takes images, and images as records of an undo log."""
+"""Images: what a statement did to which rows, and images as records of an undo log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
-from troth.client.sql.statement import Image
-from troth.client.sql.tables import Table
-from troth.client.sql.undo import Field, KeyType, Row, TableRecords
-from troth.client.sql.values import from_sql
+from troth.client.sql.tables import Column, Table
+from troth.client.sql.undo import Field, KeyType, Row, SqlType, TableRecords
 
 FullRow = tuple[object, ...]
+"""A row with all columns of its table, in the table's order, values as the dialect's images hold them."""
 Key = tuple[object, ...]
-Quote = Callable[[str], str]
-
-MAX_PARAMETERS = 900
-"""Keys are looked up in groups with at most this many parameters: below the smallest limit in use (999)."""
 
 
-def select_by_where(table: Table, source: str, image: Image, quote: Quote, *, named: bool) -> str:
-    """SELECT of the rows that the user's own WITH, FROM and WHERE choose. `source` is the table as SQL names it."""
-    with_clause, sources, where = image.texts(named=named)
-    target = source if image.alias is None else f"{source} AS {quote(image.alias)}"
-    qualifier = quote(image.alias if image.alias is not None else table.name)
-    columns = _columns(table, lambda name: f"{qualifier}.{quote(name)}")
-    tail = f", {sources}" if sources else ""
-    return f"{with_clause}\nSELECT {columns}\nFROM {target}{tail}\n{where}"
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a statement gives its caller. `columns` is None where it returns no rows.
+
+    `native` is the driver's own result, where the driver makes the user's rows out of that: `rows` are then places
+    in it, and the user's columns are the first `len(columns)`.
+    """
+
+    rowcount: int
+    columns: tuple[str, ...] | None = None
+    rows: list[tuple[object, ...]] = field(default_factory=list)
+    native: object = None
 
 
-def select_by_keys(table: Table, source: str, count: int, quote: Quote) -> str:
-    """SELECT of the rows with `count` given keys; the parameters are the keys, one behind the other."""
-    columns = _columns(table, quote)
-    if len(table.key) == 1:
-        return f"SELECT {columns} FROM {source} WHERE {quote(table.key[0])} IN ({', '.join('?' * count)})"
-    names = ", ".join(map(quote, table.key))
-    one = f"({', '.join('?' * len(table.key))})"
-    return f"SELECT {columns} FROM {source} WHERE ({names}) IN (VALUES {', '.join([one] * count)})"
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """Rows that one statement inserted, updated or deleted, in the order in which it touched them.
+
+    An update has as many rows in `before` as in `after`, pair by pair; `only` are the columns (lower case) that it set.
+    """
+
+    sql_type: SqlType
+    before: Sequence[FullRow] = ()
+    after: Sequence[FullRow] = ()
+    only: frozenset[str] | None = None
 
 
-def returned_key(table: Table, quote: Quote) -> str:
-    """The RETURNING expressions that give the primary key."""
-    return ", ".join(_plain(quote(name)) for name in table.key)
+@dataclass(frozen=True, slots=True)
+class Images:
+    """All that one statement did. An upsert may have inserted and updated."""
+
+    touched: tuple[Touched, ...]
+    outcome: Outcome
 
 
-def key_groups(table: Table, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
-    """`keys` in groups that fit into one statement."""
-    size = max(1, MAX_PARAMETERS // len(table.key))
-    return (keys[start : start + size] for start in range(0, len(keys), size))
+class ImageMoved(Exception):
+    """Between the image and the statement somebody else changed the rows: both have to be done again."""
 
 
-def records(table: Table, rows: Iterable[FullRow], only: frozenset[str] | None = None) -> TableRecords:
+ToField = Callable[[Column, str, object], Field]
+
+
+def records(table: Table, rows: Iterable[FullRow], to_field: ToField, only: frozenset[str] | None) -> TableRecords:
     """Full rows as an image: all columns but generated ones, or the key and the columns in `only` (lower case)."""
     shown = [
-        (place, column.name, KeyType.PRIMARY_KEY if column.key_position else KeyType.NULL, column.jdbc_type)
+        (place, column, KeyType.PRIMARY_KEY if column.key_position else KeyType.NULL)
         for place, column in enumerate(table.columns)
         if not column.generated and (only is None or column.key_position or column.name.lower() in only)
     ]
     return TableRecords(
         table.name,
-        tuple(
-            Row(tuple(Field(name, key, jdbc_type, from_sql(row[place])) for place, name, key, jdbc_type in shown))
-            for row in rows
-        ),
+        tuple(Row(tuple(to_field(column, key, row[place]) for place, column, key in shown)) for row in rows),
     )
-
-
-def _columns(table: Table, named: Callable[[str], str]) -> str:
-    return ", ".join(_plain(named(column.name)) for column in table.columns)
-
-
-def _plain(column: str) -> str:
-    """The value of `column` without its declared type, so that no converter of the user's touches it."""
-    return f"ifnull({column}, NULL)"

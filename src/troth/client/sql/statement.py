@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -48,13 +48,17 @@ class Fragment:
 class Image:
     """The pieces of an UPDATE or DELETE that choose its rows, in the order of the text: `WITH …`, `FROM …`, `WHERE …`.
 
-    `alias` is the name that the user gave the target table, if any.
+    `alias` is the name that the user gave the target table, if any. The rest is for dialects that build another
+    statement out of the pieces: what is set, what is returned, and what stands between (ORDER BY …).
     """
 
     with_clause: Fragment = Fragment()
     sources: Fragment = Fragment()
     where: Fragment = Fragment()
     alias: str | None = None
+    assignments: Fragment = Fragment()
+    returning: Fragment = Fragment()
+    tail: Fragment = Fragment()
 
     def parameters(self, given: Sequence[object] | Mapping[str, object]) -> Sequence[object] | Mapping[str, object]:
         """The parameters of the image, out of those of the whole statement."""
@@ -83,6 +87,34 @@ class Image:
 
 MARK = "\x00"
 """Stands for a placeholder in `Fragment.numbered`: SQL text never holds it."""
+
+
+def compose(
+    given: Sequence[object] | Mapping[str, object], mark: Callable[[int], str], *pieces: str | Fragment
+) -> tuple[str, Sequence[object] | Mapping[str, object]]:
+    """SQL out of `pieces` in another order than the user's, with the parameters in that order.
+
+    `mark(n)` is the placeholder for the n-th parameter of the new text (from 0). Named parameters keep their names.
+
+    Raises:
+        ParameterCountError: a piece has a place for a parameter that was not given.
+    """
+    if isinstance(given, Mapping):
+        return "".join(piece if isinstance(piece, str) else piece.text for piece in pieces), given
+    texts: list[str] = []
+    parameters: list[object] = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            texts.append(piece)
+            continue
+        for part, place in zip(piece.numbered.split(MARK), [*piece.places, None], strict=True):
+            texts.append(part)
+            if place is not None:
+                if place >= len(given):
+                    raise ParameterCountError
+                texts.append(mark(len(parameters)))
+                parameters.append(given[place])
+    return "".join(texts), parameters
 
 
 def _shift(numbered: str, count: int, offset: int) -> str:

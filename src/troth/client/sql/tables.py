@@ -20,6 +20,12 @@ class Column:
     """The column turns every number into a floating one, so that 1 and 1.0 are the same text in a lock key."""
     collation: str = "BINARY"
     """How values of the primary key are compared."""
+    type_name: str = ""
+    """The declared type as SQL spells it, where casts need it."""
+    base_type: str = ""
+    """The type's own name in the catalogue, behind domains; decides how values are spelled."""
+    always_identity: bool = False
+    """GENERATED ALWAYS AS IDENTITY: to be given a value by an INSERT that says so only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class ForeignKey:
     parent_columns: tuple[str, ...]
     on_update: str
     on_delete: str
+    child_source: str = ""
+    """What SQL calls the child."""
 
     @property
     def deletes_on(self) -> bool:
@@ -56,7 +64,11 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that AT can write to. `name` is the catalogue's spelling."""
+    """A table that AT can write to.
+
+    `name` is what lock keys and undo rows call it, in the catalogue's spelling; `source` is what SQL calls it, whatever
+    else has that name.
+    """
 
     name: str
     columns: tuple[Column, ...]
@@ -65,6 +77,9 @@ class Table:
     """Foreign keys of this table."""
     children: tuple[ForeignKey, ...] = ()
     """Foreign keys of other tables (and of this one) that refer to it."""
+    source: str = ""
+    traits: frozenset[str] = frozenset()
+    """What a dialect notes for itself, by names of its own."""
 
     @cached_property
     def key(self) -> tuple[str, ...]:
@@ -88,6 +103,10 @@ class Table:
     def has(self, name: str) -> bool:
         """Whether there is a column `name` (any case)."""
         return name.lower() in self._places
+
+    def column(self, name: str) -> Column:
+        """The column `name` (any case). Raises KeyError."""
+        return self.columns[self.place(name)]
 
     def key_of(self, row: tuple[object, ...]) -> tuple[object, ...]:
         """The primary key in a full row."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-from troth.client.sql.values import JavaValue, SqlValue, to_sql
+from troth.client.sql.values import JavaValue
 
 NORMAL = 0
 """`log_status` of an undo row that a branch wrote."""
@@ -31,12 +32,17 @@ class KeyType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One column of one row. `type` is a number of `java.sql.Types`."""
+    """One column of one row. `type` is a number of `java.sql.Types`.
+
+    `text` is ours, and Java reads past it: the value as the database spells it, where Java's form does not hold all of
+    it (a `timestamp` in Java depends on the time zone of the JVM).
+    """
 
     name: str
     key_type: str
     type: int
     value: JavaValue
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +52,14 @@ class Row:
     fields: tuple[Field, ...]
 
     @property
-    def key(self) -> tuple[tuple[str, SqlValue], ...]:
-        """Name and value of the primary key's columns, in the order of the fields."""
-        return tuple((f.name, to_sql(f.value)) for f in self.fields if f.key_type == KeyType.PRIMARY_KEY)
+    def key(self) -> tuple[Field, ...]:
+        """The fields of the primary key, in their order."""
+        return tuple(field for field in self.fields if field.key_type == KeyType.PRIMARY_KEY)
 
     @property
-    def values(self) -> dict[str, SqlValue]:
+    def values(self) -> dict[str, JavaValue]:
         """Value of every column, by name."""
-        return {f.name: to_sql(f.value) for f in self.fields}
+        return {field.name: field.value for field in self.fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,27 +104,31 @@ class Verdict(Enum):
     DIRTY = "changed by somebody else: freeze"
 
 
+State = Mapping[str, object]
+"""A row: its columns by name, values as the dialect compares them (`Dialect.sql_value`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowChange:
     """What one statement did to one row; None is absence. `change.key` names the row."""
 
     table_name: str
-    key: tuple[tuple[str, SqlValue], ...]
-    before: dict[str, SqlValue] | None
-    after: dict[str, SqlValue] | None
+    key: tuple[tuple[str, object], ...]
+    before: State | None
+    after: State | None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the images hold."""
         return tuple(self.before if self.before is not None else self.after or ())
 
-    def judge(self, now: dict[str, SqlValue] | None) -> Verdict:
+    def judge(self, now: State | None) -> Verdict:
         """Compare the row as it is `now`, column by column, values with their types (1 is not 1.0)."""
         if same(now, self.before):
             return Verdict.DONE
         return Verdict.AS_LEFT if same(now, self.after) else Verdict.DIRTY
 
-    def describe(self, now: dict[str, SqlValue] | None) -> str:
+    def describe(self, now: State | None) -> str:
         """Say for people which columns differ: before / after / now."""
         where = ", ".join(f"{name}={value!r}" for name, value in self.key)
         differing = [name for name in self.columns if not _same_value(_of(now, name), _of(self.after, name))]
@@ -136,23 +146,23 @@ class _Absent(Enum):
         return self.value
 
 
-def _of(row: dict[str, SqlValue] | None, name: str) -> SqlValue | _Absent:
+def _of(row: State | None, name: str) -> object:
     return _Absent.ABSENT if row is None else row.get(name)
 
 
-def same(one: dict[str, SqlValue] | None, other: dict[str, SqlValue] | None) -> bool:
+def same(one: State | None, other: State | None) -> bool:
     """Whether two states of a row are equal, values with their types."""
     if one is None or other is None:
         return one is other
     return one.keys() == other.keys() and all(_same_value(one[name], other[name]) for name in one)
 
 
-def _same_value(one: SqlValue | _Absent, other: SqlValue | _Absent) -> bool:
+def _same_value(one: object, other: object) -> bool:
     return type(one) is type(other) and one == other
 
 
-def changes_to_undo(log: SqlUndoLog) -> list[RowChange]:
-    """The rows that `log` changed, **last touched first**.
+def changes_to_undo(log: SqlUndoLog, read: Callable[[Field], object]) -> list[RowChange]:
+    """The rows that `log` changed, **last touched first**; `read` gives a field's value as the dialect compares it.
 
     A statement is undone in the reverse order of its rows: every state on the way back existed on the way forth, so a
     unique value is freed before it is taken again (`u = u + 1`, at.md §2).
@@ -160,16 +170,20 @@ def changes_to_undo(log: SqlUndoLog) -> list[RowChange]:
     Raises:
         ValueError: an image without a key, or before and after images of an UPDATE that do not hold the same rows.
     """
-    before = {_key_of(log, row): row.values for row in log.before.rows}
-    after = {_key_of(log, row): row.values for row in log.after.rows}
+    before = {_key_of(log, row, read): _state(row, read) for row in log.before.rows}
+    after = {_key_of(log, row, read): _state(row, read) for row in log.after.rows}
     if log.sql_type == SqlType.UPDATE and before.keys() != after.keys():
         raise ValueError(f"the images of an UPDATE of {log.table_name} do not hold the same rows")
     keys = list(after) if log.sql_type != SqlType.DELETE else list(before)
     return [RowChange(log.table_name, key, before.get(key), after.get(key)) for key in reversed(keys)]
 
 
-def _key_of(log: SqlUndoLog, row: Row) -> tuple[tuple[str, SqlValue], ...]:
-    key = row.key
+def _state(row: Row, read: Callable[[Field], object]) -> State:
+    return {field.name: read(field) for field in row.fields}
+
+
+def _key_of(log: SqlUndoLog, row: Row, read: Callable[[Field], object]) -> tuple[tuple[str, object], ...]:
+    key = tuple((field.name, read(field)) for field in row.key)
     if not key:
         raise ValueError(f"an image of {log.table_name} has a row without a primary key")
     return key

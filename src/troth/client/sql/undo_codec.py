@@ -142,8 +142,9 @@ def _row(package: str, tree: JsonValue) -> Row:
 
 
 def _field(package: str, tree: JsonValue) -> Field:
-    node = _object(tree, package + _STRUCT + "Field", ("name", "keyType", "type", "value"))
-    return Field(_text(node, "name"), _text(node, "keyType"), _integer(node, "type"), java_value(node["value"]))
+    node = _object(tree, package + _STRUCT + "Field", ("name", "keyType", "type", "value"), frozenset({"text"}))
+    text = _text(node, "text") if "text" in node else None
+    return Field(_text(node, "name"), _text(node, "keyType"), _integer(node, "type"), java_value(node["value"]), text)
 
 
 def java_value(value: JsonValue) -> JavaValue:
@@ -166,12 +167,14 @@ def _double(value: Decimal) -> float:
     return number
 
 
-def _object(tree: JsonValue, java_class: str, keys: tuple[str, ...]) -> dict[str, JsonValue]:
+def _object(
+    tree: JsonValue, java_class: str, keys: tuple[str, ...], optional: frozenset[str] = frozenset()
+) -> dict[str, JsonValue]:
     if not isinstance(tree, dict) or tree.get("@class") != java_class:
         found = tree.get("@class") if isinstance(tree, dict) else tree
         raise UndoCodecError(f"expected {java_class}, found {_shown(found)}")
     missing = [key for key in keys if key not in tree]
-    unknown = [key for key in tree if key != "@class" and key not in keys]
+    unknown = [key for key in tree if key != "@class" and key not in keys and key not in optional]
     if missing or unknown:
         raise UndoCodecError(f"{java_class}: missing {missing}, not known {unknown}")
     return tree
@@ -242,10 +245,14 @@ def _records_text(package: str, records: TableRecords) -> str:
 def _row_text(package: str, row: Row) -> str:
     fields = ",".join(
         f'{{"@class":"{package}{_STRUCT}Field","name":{json_text(field.name)},"keyType":{json_text(field.key_type)},'
-        f'"type":{field.type},"value":{_value_text(field.value)}}}'
+        f'"type":{field.type},"value":{_value_text(field.value)}{_extra(field)}}}'
         for field in row.fields
     )
     return f'{{"@class":"{package}{_STRUCT}Row","fields":["{_LIST}",[{fields}]]}}'
+
+
+def _extra(field: Field) -> str:
+    return "" if field.text is None else f',"text":{json_text(field.text)}'
 
 
 def _value_text(value: JavaValue) -> str:

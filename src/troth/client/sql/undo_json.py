@@ -1,7 +1,8 @@
 """An undo log as plain JSON, without Java's class names: what `troth undo` shows and takes.
 
 Keys are Seata's (`xid, branchId, sqlUndoLogs, sqlType, tableName, beforeImage, afterImage, rows, fields, name, keyType,
-type, value`); `"empty": true` marks an `EmptyTableRecords`, and `package` is there where it is not `org.apache.seata`.
+type, value`, and `text` where ours has it); `"empty": true` marks an `EmptyTableRecords`, and `package` is there where
+it is not `org.apache.seata`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ def _records(records: TableRecords) -> JsonValue:
 
 
 def _field(field: Field) -> JsonValue:
-    return {"name": field.name, "keyType": field.key_type, "type": field.type, "value": _value(field.value)}
+    node: dict[str, JsonValue] = {"name": field.name, "keyType": field.key_type, "type": field.type}
+    node["value"] = _value(field.value)
+    if field.text is not None:
+        node["text"] = field.text
+    return node
 
 
 def _value(value: JavaValue) -> JsonValue:
@@ -72,7 +77,8 @@ def _read_field(tree: JsonValue) -> Field:
     node = _object(tree, "fields[]")
     if "value" not in node:
         raise UndoCodecError("a field has no value (null is one)")
-    return Field(_text(node, "name"), _text(node, "keyType"), _integer(node, "type"), java_value(node["value"]))
+    text = _text(node, "text") if "text" in node else None
+    return Field(_text(node, "name"), _text(node, "keyType"), _integer(node, "type"), java_value(node["value"]), text)
 
 
 def _object(tree: JsonValue, name: str) -> dict[str, JsonValue]:

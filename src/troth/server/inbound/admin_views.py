@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import msgspec
@@ -17,13 +17,13 @@ from troth.wire.seata.enums import BranchStatus, GlobalStatus
 
 
 class BranchView(msgspec.Struct):
-    """One branch that has not ended."""
+    """One branch that has not ended. `lock_keys` is Seata's text, `table:pk,pk;table:pk`, as the client sent it."""
 
     branch_id: str
     branch_type: str
     resource_id: str
     status: str
-    lock_keys: list[str]
+    lock_keys: str
     attempts: int
     next_due: int | None
     last_error: str | None
@@ -36,7 +36,7 @@ class WaitingView(msgspec.Struct):
     """One registration that queues for rows."""
 
     resource_id: str
-    lock_keys: list[str]
+    lock_keys: str
     since: int
     until: int
 
@@ -114,7 +114,7 @@ _FAILED_NAMES: Mapping[tuple[Phase, bool], BranchStatus] = MappingProxyType(
 def view_open(tx: Global) -> TransactionView:
     """A transaction that has not ended."""
     waiting = [
-        WaitingView(one.register.resource_id, _key_texts(one.register.keys), one.since_ms, one.until_ms)
+        WaitingView(one.register.resource_id, one.register.lock_text, one.since_ms, one.until_ms)
         for one in tx.waiting.values()
     ]
     return TransactionView(
@@ -164,7 +164,7 @@ def _view_branch(phase: Phase, branch: Branch) -> BranchView:
         branch_type=branch.branch_type.name,
         resource_id=branch.resource_id,
         status=(status or _PHASE_ONE_NAMES[branch.phase_one]).name,
-        lock_keys=_key_texts(branch.keys),
+        lock_keys=branch.lock_text,
         attempts=branch.attempts,
         next_due=branch.next_due_ms if branch.next_due_ms is not None else branch.answer_due_ms,
         last_error=branch.last_error,
@@ -172,10 +172,6 @@ def _view_branch(phase: Phase, branch: Branch) -> BranchView:
         last_worker=branch.last_worker,
         client_id=branch.client_id,
     )
-
-
-def _key_texts(keys: Iterable[tuple[str, str, str]]) -> list[str]:
-    return [f"{table}:{pk}" for _, table, pk in keys]
 
 
 # ---- which of them ----

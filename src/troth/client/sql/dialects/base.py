@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Protocol
 
-from troth.client.flow import Flow
+from troth.client.flow import Flow, Parameters
+from troth.client.sql.image import FullRow, Images
 from troth.client.sql.statement import Statement
-from troth.client.sql.tables import Refusal, Table
+from troth.client.sql.tables import Column, Refusal, Table
+from troth.client.sql.undo import Field, RowChange, State
 
 
 class Fault(Enum):
@@ -17,16 +20,39 @@ class Fault(Enum):
     """Somebody else holds a lock; later it may go."""
     CONSTRAINT = auto()
     """A unique key, foreign key or check forbids it; it will not go by itself."""
+    LOST = auto()
+    """The connection is gone; whether what it was doing has happened is not known."""
     OTHER = auto()
 
 
 class Dialect(Protocol):
-    """What AT must be told about a database. Methods that read the catalogue are flows."""
+    """What AT must be told about a database. One object per connection; methods that ask the database are flows.
+
+    SQL that AT makes itself is always run with parameters, so a dialect whose driver takes `%s` doubles each `%` in
+    names (`quote`).
+    """
+
+    # --- the local transaction ---
 
     @property
     def begin(self) -> str:
-        """Opens a local transaction in which nobody else can write the rows that an image shows."""
+        """Opens a local transaction. (An executor whose driver opens one by itself passes over it.)"""
         ...
+
+    @property
+    def errors_abort(self) -> bool:
+        """Whether after any error the database refuses everything but ROLLBACK (and ROLLBACK TO), as PostgreSQL."""
+        ...
+
+    def untouched(self) -> Flow[bool]:
+        """Whether the open local transaction, begun before AT knew of it, has changed nothing so far."""
+        ...
+
+    def fault(self, error: BaseException) -> Fault:
+        """What kind of error the driver raised."""
+        ...
+
+    # --- the undo table ---
 
     @property
     def insert_undo(self) -> str:
@@ -34,59 +60,140 @@ class Dialect(Protocol):
         ...
 
     @property
-    def select_undo(self) -> str:
-        """SELECT context, rollback_info, log_status of one (xid, branch_id), locked."""
+    def insert_guard(self) -> str:
+        """`insert_undo` that does nothing (0 rows) where the row is there already, waiting for who is writing it."""
         ...
 
     @property
-    def delete_old_undo(self) -> str:
-        """DELETE of undo rows that are older than a number of days."""
+    def select_undo(self) -> str:
+        """SELECT context, rollback_info, log_status of one (xid, branch_id), locked."""
         ...
 
     def delete_undo(self, count: int) -> str:
         """DELETE of `count` undo rows, by pairs (xid, branch_id)."""
         ...
 
-    def parse(self, sql: str) -> Statement:
-        """What `sql` is; never raises."""
-        ...
-
-    def quote(self, name: str) -> str:
-        """`name` as a quoted identifier."""
-        ...
-
-    def source(self, table: str) -> str:
-        """The catalogue's `table` as SQL names it, whatever else has that name."""
-        ...
-
-    def catalogue_version(self) -> Flow[object]:
-        """Something that changes when a table's definition changes."""
-        ...
-
-    def foreign_keys_enforced(self) -> Flow[bool]:
-        """Whether this connection checks foreign keys."""
-        ...
-
-    def enforce_foreign_keys(self, on: bool) -> Flow[None]:
-        """Check foreign keys on this connection from now on, or no more; outside of a local transaction."""
+    def delete_old_undo(self, save_days: int) -> tuple[str, Parameters]:
+        """DELETE of undo rows that are older than `save_days` days, and its parameters."""
         ...
 
     def check_undo_table(self) -> Flow[list[str]]:
         """What is wrong with the undo table, in sentences; empty if nothing is."""
         ...
 
-    def defer_foreign_keys(self) -> Flow[None]:
-        """Check foreign keys at COMMIT, not at each statement, for the rest of this local transaction."""
+    # --- statements and tables ---
+
+    def parse(self, sql: str, *, parameterised: bool = True) -> Statement:
+        """What `sql` is; never raises. Not `parameterised`: run without parameters, so that `%` is only a sign.
+
+        Everything that AT makes out of the statement later is text to be run *with* parameters.
+        """
         ...
 
-    def broken_foreign_keys(self, table: str) -> Flow[str | None]:
-        """Say which row of `table` (or of one that refers to it) has a foreign key without its parent, if any."""
+    def quote(self, name: str) -> str:
+        """`name` as a quoted identifier."""
+        ...
+
+    def open_catalogue(self) -> Flow[list[str]]:
+        """Called at the first write of each local transaction: forget what may have changed in the schema.
+
+        What is wrong with the database (its undo table, the connection's settings), in sentences.
+        """
         ...
 
     def read_table(self, schema: str | None, name: str) -> Flow[Table | Refusal]:
-        """The definition of the table that the user calls `schema.name`, or why AT does not write to it."""
+        """The definition of the table that the user calls `schema.name`, or why AT does not write to it.
+
+        Asked once per local transaction (and again after a ROLLBACK TO); it must hold until that ends. The dialect
+        remembers it longer if it can tell that it still holds.
+        """
         ...
 
-    def fault(self, error: BaseException) -> Fault:
-        """What kind of error the driver raised."""
+    def undone_table(self, name: str) -> Flow[Table | Refusal]:
+        """The table that undo rows call `name` (`Table.name`)."""
         ...
+
+    # --- images ---
+
+    def images(self, statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
+        """Run the user's INSERT, UPDATE or DELETE, with the images of the rows that it touches (at.md §1).
+
+        Raises:
+            ImageMoved: images and effect do not fit, since somebody else wrote between; go back and try again.
+            NotSupported: it cannot be undone exactly.
+            ValueNotSupported: a value that no undo log holds.
+        """
+        ...
+
+    def field(self, column: Column, key_type: str, value: object) -> Field:
+        """A value of an image as a field of an undo log. Raises ValueNotSupported."""
+        ...
+
+    def sql_value(self, column: Column, field: Field) -> object:
+        """A field of an undo log as `select_list` shows values and `mark` takes them. Raises ValueNotSupported."""
+        ...
+
+    def lock_part(self, column: Column, collation: str, value: object) -> str:
+        """A key's value in a lock key: Java's `String.valueOf`, and one text for what the database calls one key."""
+        ...
+
+    def select_list(self, table: Table, names: Sequence[str]) -> str:
+        """The expressions that show the columns `names` of `table` as images hold them."""
+        ...
+
+    def mark(self, column: Column) -> str:
+        """The placeholder for a value of `column`, as images hold it."""
+        ...
+
+    # --- undo ---
+
+    def row_states(self, table: Table, change: RowChange) -> Flow[tuple[State | None, RowChange]]:
+        """The row of `change` as it is now, locked (None: there is none), and `change` in the same spelling."""
+        ...
+
+    def overriding(self, table: Table) -> str:
+        """What stands between the columns and VALUES of an INSERT that gives values to every column."""
+        ...
+
+    def undo_context(self, *, foreign_keys: bool) -> Mapping[str, str]:
+        """What the `context` of an undo row says beside serializer and compressor."""
+        ...
+
+    # --- foreign keys ---
+
+    def foreign_keys_enforced(self) -> Flow[bool]:
+        """Whether this connection checks foreign keys."""
+        ...
+
+    def foreign_keys_of(self, context: Mapping[str, str]) -> bool:
+        """Whether the connection that wrote an undo row with this `context` checked foreign keys."""
+        ...
+
+    def enforce_foreign_keys(self, on: bool) -> Flow[None]:
+        """Check foreign keys on this connection from now on, or no more; outside of a local transaction."""
+        ...
+
+    def defer_constraints(self) -> Flow[None]:
+        """Check what can be deferred at COMMIT, not at each statement, for the rest of this local transaction."""
+        ...
+
+    def broken_foreign_keys(self, table: Table) -> Flow[str | None]:
+        """Say which row of `table` (or of one that refers to it) has a foreign key without its parent, if any.
+
+        Where the database says that itself, None: deferred constraints are checked now (an error of the driver).
+        """
+        ...
+
+
+def match(dialect: Dialect, table: Table, names: Sequence[str]) -> str:
+    """The WHERE condition that the columns `names` have given values: one parameter each, in order."""
+    return " AND ".join(f"{dialect.quote(name)} = {dialect.mark(table.column(name))}" for name in names)
+
+
+def select_matching(dialect: Dialect, table: Table, shown: Sequence[str], names: Sequence[str]) -> str:
+    """SELECT of the columns `shown` of the rows whose columns `names` have given values."""
+    where = match(dialect, table, names)
+    return f"SELECT {dialect.select_list(table, shown)} FROM {table.source} WHERE {where}"
+
+
+__all__ = ["Dialect", "Fault", "FullRow", "match", "select_matching"]

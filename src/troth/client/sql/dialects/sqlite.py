@@ -1,19 +1,21 @@
-"""SQLite: text, types and errors. What it says of its tables is in `sqlite_catalogue`.
-
-SQLite has one writer: under BEGIN IMMEDIATE nothing changes between the before image and the user's statement (at.md
-§1), so images are plain SELECTs. The keys that a statement really hit are asked of the statement itself (RETURNING).
-"""
+"""SQLite: text, types and errors. `sqlite_catalogue` reads its tables, `sqlite_images` takes images."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from troth.client.flow import Flow, query
-from troth.client.sql.dialects import sqlite_catalogue
-from troth.client.sql.dialects.base import Fault
+from troth.client.flow import Flow, Parameters, query
+from troth.client.sql.dialects import sqlite_catalogue, sqlite_images
+from troth.client.sql.dialects.base import Fault, select_matching
+from troth.client.sql.dialects.parsed import Parsed
 from troth.client.sql.dialects.sqlite_grammar import parse
+from troth.client.sql.dialects.sqlite_lockkeys import lock_part
+from troth.client.sql.image import Images
 from troth.client.sql.statement import Statement
-from troth.client.sql.tables import Refusal, Table
+from troth.client.sql.tables import Column, Refusal, Table
+from troth.client.sql.undo import Field, RowChange, State
+from troth.client.sql.values import from_sql, to_sql
 
 UNDO_TABLE = "undo_log"
 MINIMUM_VERSION = (3, 37, 0)
@@ -36,8 +38,8 @@ CREATE_UNDO_TABLE = (
 
 UNDO_COLUMNS = ("branch_id", "xid", "context", "rollback_info", "log_status", "log_created", "log_modified")
 _NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
-_PARSED_STATEMENTS = 512
-_LONGEST_KEPT = 20_000
+FOREIGN_KEYS = "foreignKeys"
+"""Key of an undo row's `context`: `ON` where the connection checked foreign keys, so that phase two does too."""
 
 
 def resource_id(path: str) -> str:
@@ -46,74 +48,26 @@ def resource_id(path: str) -> str:
 
 
 class SqliteDialect:
-    """`Dialect` of SQLite. One per connection: it remembers the statements that it has parsed, in bounds."""
+    """`Dialect` of SQLite."""
 
     begin = "BEGIN IMMEDIATE"
+    errors_abort = False
     insert_undo = (
         "INSERT INTO main.undo_log (branch_id, xid, context, rollback_info, log_status, log_created, log_modified) "
         f"VALUES (?, ?, ?, ?, ?, {_NOW}, {_NOW})"
     )
+    insert_guard = f"{insert_undo} ON CONFLICT DO NOTHING"
     select_undo = "SELECT context, rollback_info, log_status FROM main.undo_log WHERE xid = ? AND branch_id = ?"
-    delete_old_undo = "DELETE FROM main.undo_log WHERE log_created < strftime('%Y-%m-%d %H:%M:%f', 'now', ?)"
 
     def __init__(self) -> None:
-        self._parsed: OrderedDict[str, Statement] = OrderedDict()
+        self._parsed = Parsed()
+        self._catalogue_version: object = None
+        self._tables: dict[tuple[str | None, str], Table | Refusal] = {}
 
-    def delete_undo(self, count: int) -> str:
-        """DELETE of `count` undo rows, by pairs (xid, branch_id)."""
-        return f"DELETE FROM main.undo_log WHERE (xid, branch_id) IN (VALUES {', '.join(['(?, ?)'] * count)})"
-
-    def parse(self, sql: str) -> Statement:
-        """What `sql` is; the last 512 texts are remembered."""
-        known = self._parsed.get(sql)
-        if known is not None:
-            self._parsed.move_to_end(sql)
-            return known
-        statement = parse(sql)
-        if len(sql) <= _LONGEST_KEPT:
-            self._parsed[sql] = statement
-            if len(self._parsed) > _PARSED_STATEMENTS:
-                self._parsed.popitem(last=False)
-        return statement
-
-    def quote(self, name: str) -> str:
-        """`name` in double quotes."""
-        return sqlite_catalogue.quote(name)
-
-    def source(self, table: str) -> str:
-        """The table of the main database: neither a CTE nor a temporary table can stand in for it."""
-        return f"main.{self.quote(table)}"
-
-    def catalogue_version(self) -> Flow[object]:
-        """The schema cookies of the main and the temporary database (which may hold triggers)."""
-        main = yield from query("PRAGMA main.schema_version")
-        temporary = yield from query("PRAGMA temp.schema_version")
-        return (main.rows, temporary.rows)
-
-    def foreign_keys_enforced(self) -> Flow[bool]:
-        """`PRAGMA foreign_keys`."""
-        answer = yield from query("PRAGMA foreign_keys")
-        return bool(answer.rows and answer.rows[0][0])
-
-    def enforce_foreign_keys(self, on: bool) -> Flow[None]:
-        """`PRAGMA foreign_keys = …`, which does nothing inside a local transaction."""
-        yield from query(f"PRAGMA foreign_keys = {'ON' if on else 'OFF'}")
-
-    def check_undo_table(self) -> Flow[list[str]]:
-        """What is wrong with `main.undo_log`, in sentences (at.md §4)."""
-        return (yield from check_undo_table())
-
-    def defer_foreign_keys(self) -> Flow[None]:
-        """`PRAGMA defer_foreign_keys`, which ends with the local transaction."""
-        yield from query("PRAGMA defer_foreign_keys = ON")
-
-    def broken_foreign_keys(self, table: str) -> Flow[str | None]:
-        """The first row that `PRAGMA foreign_key_check` shows for `table` or one that refers to it."""
-        return (yield from sqlite_catalogue.broken_foreign_keys(table))
-
-    def read_table(self, schema: str | None, name: str) -> Flow[Table | Refusal]:
-        """The definition of `schema.name`, or why AT does not write to it."""
-        return (yield from sqlite_catalogue.read_table(schema, name))
+    def untouched(self) -> Flow[bool]:
+        """No: sqlite3 opens local transactions for writes only."""
+        yield from ()
+        return False
 
     def fault(self, error: BaseException) -> Fault:
         """By the driver's `sqlite_errorname`, its extended result code."""
@@ -123,6 +77,124 @@ class SqliteDialect:
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return Fault.BUSY
         return Fault.CONSTRAINT if name.startswith("SQLITE_CONSTRAINT") else Fault.OTHER
+
+    # --- the undo table ---
+
+    def delete_undo(self, count: int) -> str:
+        """DELETE of `count` undo rows, by pairs (xid, branch_id)."""
+        return f"DELETE FROM main.undo_log WHERE (xid, branch_id) IN (VALUES {', '.join(['(?, ?)'] * count)})"
+
+    def delete_old_undo(self, save_days: int) -> tuple[str, Parameters]:
+        """DELETE of undo rows that are older than `save_days` days, and its parameters."""
+        sql = "DELETE FROM main.undo_log WHERE log_created < strftime('%Y-%m-%d %H:%M:%f', 'now', ?)"
+        return sql, (f"-{save_days} days",)
+
+    def check_undo_table(self) -> Flow[list[str]]:
+        """What is wrong with `main.undo_log`, in sentences (at.md §4)."""
+        return (yield from check_undo_table())
+
+    # --- statements and tables ---
+
+    def parse(self, sql: str, *, parameterised: bool = True) -> Statement:
+        """What `sql` is; the last texts are remembered."""
+        return self._parsed.get(sql, parse)
+
+    def quote(self, name: str) -> str:
+        """`name` in double quotes."""
+        return sqlite_catalogue.quote(name)
+
+    def open_catalogue(self) -> Flow[list[str]]:
+        """Look whether the schema cookies of the main and the temporary database (it may hold triggers) have changed.
+
+        Once per local transaction: whoever may write holds the file.
+        """
+        main = yield from query("PRAGMA main.schema_version")
+        temporary = yield from query("PRAGMA temp.schema_version")
+        version = (main.rows, temporary.rows)
+        if version == self._catalogue_version:
+            return []
+        problems = yield from self.check_undo_table()
+        if not problems:
+            self._tables.clear()
+            self._catalogue_version = version
+        return problems
+
+    def read_table(self, schema: str | None, name: str) -> Flow[Table | Refusal]:
+        """The definition of `schema.name`, or why AT does not write to it."""
+        place = (schema, name)
+        if place not in self._tables:
+            self._tables[place] = yield from sqlite_catalogue.read_table(schema, name)
+        return self._tables[place]
+
+    def undone_table(self, name: str) -> Flow[Table | Refusal]:
+        """The table `name` of the main database."""
+        return (yield from self.read_table("main", name))
+
+    # --- images ---
+
+    def images(self, statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
+        """See `sqlite_images`."""
+        return (yield from sqlite_images.images(statement, table, parameters))
+
+    def field(self, column: Column, key_type: str, value: object) -> Field:
+        """A value with its storage class, whatever the column's declared type."""
+        return Field(column.name, key_type, column.jdbc_type, from_sql(value))
+
+    def sql_value(self, column: Column, field: Field) -> object:
+        """The reverse of `field`."""
+        return to_sql(field.value)
+
+    def lock_part(self, column: Column, collation: str, value: object) -> str:
+        """See `sqlite_lockkeys`."""
+        return lock_part(column, collation, value)
+
+    def select_list(self, table: Table, names: Sequence[str]) -> str:
+        """The columns without their declared types, so that no converter touches them."""
+        return ", ".join(sqlite_images.shown(self.quote(name)) for name in names)
+
+    def mark(self, column: Column) -> str:
+        """`?`, whatever the column."""
+        return "?"
+
+    # --- undo ---
+
+    def row_states(self, table: Table, change: RowChange) -> Flow[tuple[State | None, RowChange]]:
+        """The row as it is now; a value has one spelling only."""
+        sql = select_matching(self, table, change.columns, [name for name, _ in change.key])
+        answer = yield from query(sql, [value for _, value in change.key])
+        now = dict(zip(change.columns, answer.rows[0], strict=True)) if answer.rows else None
+        return now, change
+
+    def overriding(self, table: Table) -> str:
+        """Nothing."""
+        return ""
+
+    def undo_context(self, *, foreign_keys: bool) -> Mapping[str, str]:
+        """`foreignKeys=ON` where they were checked: in SQLite that is the connection's own decision."""
+        return MappingProxyType({FOREIGN_KEYS: "ON"} if foreign_keys else {})
+
+    # --- foreign keys ---
+
+    def foreign_keys_enforced(self) -> Flow[bool]:
+        """`PRAGMA foreign_keys`. (It cannot be changed inside a local transaction.)"""
+        answer = yield from query("PRAGMA foreign_keys")
+        return bool(answer.rows and answer.rows[0][0])
+
+    def foreign_keys_of(self, context: Mapping[str, str]) -> bool:
+        """Whether the `context` says so."""
+        return context.get(FOREIGN_KEYS) == "ON"
+
+    def enforce_foreign_keys(self, on: bool) -> Flow[None]:
+        """`PRAGMA foreign_keys = …`, which does nothing inside a local transaction."""
+        yield from query(f"PRAGMA foreign_keys = {'ON' if on else 'OFF'}")
+
+    def defer_constraints(self) -> Flow[None]:
+        """`PRAGMA defer_foreign_keys`, which ends with the local transaction."""
+        yield from query("PRAGMA defer_foreign_keys = ON")
+
+    def broken_foreign_keys(self, table: Table) -> Flow[str | None]:
+        """The first row that `PRAGMA foreign_key_check` shows for `table` or one that refers to it."""
+        return (yield from sqlite_catalogue.broken_foreign_keys(table.name))
 
 
 def check_undo_table() -> Flow[list[str]]:

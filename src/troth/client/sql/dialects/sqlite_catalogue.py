@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 
 from troth.client.flow import Flow, Rows, query
 from troth.client.sql.dialects.sqlite_lexer import tokenize
-from troth.client.sql.lockkeys import FOLDABLE
+from troth.client.sql.dialects.sqlite_lockkeys import FOLDABLE
 from troth.client.sql.tables import Column, ForeignKey, Refusal, Table, UniqueKey
 from troth.client.sql.values import JdbcType
 
@@ -56,6 +56,7 @@ def read_table(schema: str | None, name: str) -> Flow[Table | Refusal]:
         keys,
         tuple(_foreign_keys(parents)),
         tuple(_foreign_keys(children)),
+        f"main.{quote(real)}",
     )
     return (yield from _refusal(table)) or table
 
@@ -182,6 +183,7 @@ def _foreign_keys(rows: Rows) -> Iterator[ForeignKey]:
             () if target is None else tuple(str(part[4]) for part in parts),
             str(on_update),
             str(on_delete),
+            f"main.{quote(str(child))}",
         )
 
 
