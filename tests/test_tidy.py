@@ -24,7 +24,6 @@ HOSTS = re.compile(
             ("pypi", "org"),
             ("pythonhosted", "org"),
             (r"repo1?\.maven", "org"),
-            (r"maven\.apache", "org"),
             ("proxy.golang", "org"),
             (r"registry\.npmjs", "org"),
             ("crates", "io"),

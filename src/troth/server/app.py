@@ -23,6 +23,7 @@ from troth.server.inbound.seata_requests import Requests
 from troth.server.logs import get_logger
 from troth.server.metrics import Metrics, Outcomes
 from troth.server.outbound.seata import SeataOutbound
+from troth.server.outbound.undo_logs import UndoLogSweep
 from troth.server.sessions import Sessions
 from troth.server.sources import Settings
 from troth.stores.store import StoreError
@@ -96,6 +97,7 @@ class Coordinator:
             settle=self._outbound.settle,
             call_keep_s=10 * self.config.answer.timeout / 1000,
         )
+        self._undo_logs = UndoLogSweep(self.config.undo_log, self._sessions, lambda: self._door.flush())
         self._admin: AdminServer | None = None
 
     # ---- life ----
@@ -118,6 +120,7 @@ class Coordinator:
         try:
             if seata is not None:
                 await self._door.start(seata)
+                self._undo_logs.start()
             if admin is not None:
                 await self._open_admin(admin)
         except (OSError, RuntimeError) as error:
@@ -128,6 +131,7 @@ class Coordinator:
     async def stop(self) -> None:
         """Take nothing new, let what was decided become durable and be answered, then close everything."""
         self._stopping = True
+        self._undo_logs.stop()
         self._door.stop_accepting()
         await self.engine.stop()
         await self._door.close(_CLOSE_PATIENCE_S)

@@ -134,6 +134,16 @@ class Outcomes(_Section):
     sweep: DurationMs = Field(default=parse_duration_ms("30s"), description="how often old outcomes are looked for")
 
 
+class UndoLogs(_Section):
+    """Old rows of the clients' undo_log tables, guard rows above all."""
+
+    first_sweep: DurationMs = Field(
+        default=parse_duration_ms("3m"), description="from the start to the first request to delete old undo logs"
+    )
+    sweep: DurationMs = Field(default=parse_duration_ms("1d"), description="from one such request to the next")
+    save_days: Count = Field(default=7, le=32_767, description="undo logs younger than so many days are kept")
+
+
 class Limits(_Section):
     """What one client may take. Over a limit the request or the connection is refused, nobody else is touched."""
 
@@ -190,6 +200,7 @@ class Config(_Section):
     lock: Lock = Lock()
     answer: AnswerTimes = AnswerTimes()
     outcomes: Outcomes = Outcomes()
+    undo_log: UndoLogs = UndoLogs()
     limits: Limits = Limits()
     log: Log = Log()
 

@@ -26,6 +26,10 @@ class Link(Protocol):
         """Send a phase-two request; exactly one Answered event follows, at the latest when the connection closes."""
         ...
 
+    def tell(self, message: Message) -> None:
+        """Send a message that nobody answers."""
+        ...
+
 
 class Channel:
     """One connection's identity, from its first registration on. `ip` is the peer's, as the socket tells it."""
@@ -154,6 +158,10 @@ class Sessions:
         """The other TM channels of the same client, newest first: one of them may take an answer instead."""
         members = self._tms.get((channel.application, channel.ip), {})
         return [other for other in reversed(members) if other is not channel]
+
+    def one_per_resource(self) -> list[tuple[str, Channel]]:
+        """Every served resource with its newest channel."""
+        return [(resource, next(reversed(members))) for resource, members in self._of_resource.items()]
 
     def resources(self) -> dict[str, int]:
         """How many channels serve each resource."""

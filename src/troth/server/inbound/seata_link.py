@@ -225,6 +225,11 @@ class SeataLink(asyncio.Protocol):
         self._calls.add(frame.request_id, call, self._loop.time())
         self._queue(data)
 
+    def tell(self, message: Message) -> None:
+        """Send a message that nobody answers."""
+        if not self._closing:
+            self._write(self._connection.oneway(message))
+
     def _write(self, frame: Frame) -> None:
         try:
             data = self._connection.send(frame)
