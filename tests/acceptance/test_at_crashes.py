@@ -122,14 +122,16 @@ def test_a_coordinator_restarted_before_the_commit(
 ) -> None:
     coordinator = new_coordinator().start()
     client = troth.init(coordinator.address, reconnect_max_s=0.5)
+    restart = threading.Thread(target=coordinator.start)
     with closing(troth.at.connect(bank.url)) as connection:
-        with troth.transaction() as tx:
-            with connection:
-                connection.execute("UPDATE account SET balance = balance + 1")
-            coordinator.kill()
-            restart = threading.Thread(target=coordinator.start)
-            restart.start()
-        restart.join()
+        try:
+            with troth.transaction() as tx:
+                with connection:
+                    connection.execute("UPDATE account SET balance = balance + 1")
+                coordinator.kill()
+                restart.start()
+        finally:
+            restart.join()
         until(lambda: client.status(tx.xid).name == "Committed")
         until(lambda: bank.undo_logs == 0)
         assert bank.balances == [1, 1]

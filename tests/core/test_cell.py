@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
-from world import MYSQL, SQLITE, Ask, World, verbs
+from world import MYSQL, RULES, SQLITE, Ask, World, verbs
 
 from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.due import due_ms
 from troth.core.events import CallResult
 from troth.core.machine import NoTransition, find_row
-from troth.core.model import Cause, Phase, PhaseOne, RowKey, Standing, Trouble, Verb
+from troth.core.model import Cause, Outcome, Phase, PhaseOne, RowKey, Standing, Trouble, Verb
 
 
 @pytest.fixture
@@ -403,3 +404,13 @@ def test_after_a_restart_the_first_client_of_a_resource_wakes_what_had_none(worl
     assert not world.calls, "nobody is there yet, and the slow retry is far"
     world.send(ev.Served(MYSQL))
     assert (xid, branch) in world.calls
+
+
+def test_outcomes_that_are_looked_up_again_do_not_fill_the_memory() -> None:
+    world = World(msgspec.structs.replace(RULES, outcome_memory_max=3))
+    for number in range(10):
+        xid = f"10.0.0.1:8091:{number}"
+        outcome = Outcome(xid, "n", "a", "g", 1, 1, Phase.COMMITTED, Cause.ASKED, 2)
+        world.send(ev.Loaded(xid, outcome))
+        assert stands(world, world.ask(ev.Commit, xid)).phase is Phase.COMMITTED
+    assert sum(world.cell.knows(f"10.0.0.1:8091:{number}") for number in range(10)) == 3

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.server.config import is_loopback, split_address
+from troth.server.config import Config, is_loopback, split_address
 from troth.server.sources import ConfigError, known_keys, load_settings
 from troth.server.units import format_duration_ms, format_size_bytes, parse_duration_ms, parse_size_bytes
 
@@ -152,3 +152,13 @@ def test_addresses_are_split(text: str, parts: tuple[str, int | None]) -> None:
 def test_loopback() -> None:
     assert all(is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example", "localhost.example"))
+
+
+@pytest.mark.parametrize("name", ["TROTH_RETRY_MIN", "TROTH_RETRY__MINIMUM", "TROTH_STORES"])
+def test_a_variable_that_looks_like_a_setting_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        load_settings(environment={name: "50ms"})
+
+
+def test_a_variable_that_looks_like_none_is_somebody_elses() -> None:
+    assert load_settings(environment={"TROTH_BIN": "/usr/bin/troth", "TROTH_HOME": "/"}).config == Config()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -76,7 +77,7 @@ def inspect(xid: Xid, admin: Admin = DEFAULT_ADMIN, as_json: AsJson = False) -> 
     for branch in tx["branches"]:
         typer.echo(_branch_text(branch))
     for waiting in tx["waiting"]:
-        typer.echo(f"\nwaits for rows of {waiting['resource_id']}: {', '.join(waiting['lock_keys'])}")
+        typer.echo(f"\nwaits for rows of {waiting['resource_id']}: {waiting['lock_keys']}")
 
 
 def retry(xid: Xid, admin: Admin = DEFAULT_ADMIN, as_json: AsJson = False) -> None:
@@ -113,7 +114,7 @@ def _ask(admin: str, path: str, method: str = "GET") -> dict[str, Any]:
             return decoded
     except urllib.error.HTTPError as error:
         _give_up(_reason(error))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         _give_up(f"no coordinator answers at {admin} ({reason}); is `troth serve` running? Its admin door is --admin")
     raise AssertionError("unreachable")
@@ -151,7 +152,7 @@ def _branch_text(branch: dict[str, Any]) -> str:
         f"  client     {branch['client_id']}",
     ]
     if branch["lock_keys"]:
-        lines.append(f"  rows       {', '.join(branch['lock_keys'])}")
+        lines.append(f"  rows       {branch['lock_keys']}")
     if branch["attempts"] or branch["last_error"]:
         lines.append(f"  attempts   {branch['attempts']}" + _when_next(branch))
     if branch["last_error"]:

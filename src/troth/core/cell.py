@@ -89,7 +89,7 @@ class Cell:
                     todo.append(ev.Cancelled(register.xid, register))
             case ev.Loaded():
                 if event.outcome is not None and not self.knows(event.xid):
-                    self._outcomes[event.xid] = event.outcome
+                    self._remember(event.outcome)
             case ev.Sweep():
                 self._forget(event.before_ms)
 
@@ -124,17 +124,14 @@ class Cell:
     def _keep_books(self, tx: Global, event: ev.TransactionEvent, now: int) -> None:
         if type(event) is ev.Drained:
             del self._transactions[tx.xid]
-            self._remember(tx, now)
+            self._remember(_outcome_of(tx, now))
         elif isinstance(event, ev.Answered) and event.result is ev.CallResult.NO_CHANNEL and tx.phase is not Phase.OPEN:
             branch = tx.branches.get(event.branch_id)
             if branch is not None:
                 self._starved.setdefault(branch.resource_id, set()).add(tx.xid)
 
-    def _remember(self, tx: Global, now: int) -> None:
-        assert tx.cause is not None
-        self._outcomes[tx.xid] = Outcome(
-            tx.xid, tx.name, tx.application, tx.group, tx.begin_ms, tx.timeout_ms, tx.phase, tx.cause, now
-        )
+    def _remember(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.xid] = outcome
         if len(self._outcomes) > self.rules.outcome_memory_max:
             del self._outcomes[next(iter(self._outcomes))]
 
@@ -187,3 +184,8 @@ class Cell:
         key, holder = next((c for c in conflicts if self._rolls_back(c[1])), conflicts[0])
         held_ms = now - self._transactions[holder].begin_ms
         return ev.Denied(register.xid, register, key, holder, held_ms, self._rolls_back(holder))
+
+
+def _outcome_of(tx: Global, now: int) -> Outcome:
+    assert tx.cause is not None
+    return Outcome(tx.xid, tx.name, tx.application, tx.group, tx.begin_ms, tx.timeout_ms, tx.phase, tx.cause, now)

@@ -55,7 +55,7 @@ class Branch(msgspec.Struct, frozen=True):
     branch_type: str
     resource_id: str
     status: str
-    lock_keys: str | list[str] | None = None
+    lock_keys: str | None = None
 
 
 class Listed(Event, frozen=True, tag="listed"):

@@ -98,7 +98,7 @@ class Story:
     def _listed(self, branches: list[Branch]) -> None:
         self.say("coordinator", "knows", f"{len(branches)} branches")
         for branch in branches:
-            locks = "; ".join(branch.lock_keys) if isinstance(branch.lock_keys, list) else branch.lock_keys or ""
+            locks = branch.lock_keys or ""
             detail = f"{branch.branch_id} {branch.branch_type} on {self._service(branch.resource_id)}, locks {locks}"
             self.line(f"  {'':<{_WHO_WIDTH}}{'':<{_WHAT_WIDTH}}{detail}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -117,6 +117,7 @@ class Engine:
         hot = await self.store.load_hot()
         self._batch_number = hot.last_batch
         self.ids.skip_past(hot.last_id)
+        self.clock.not_before(_latest_ms(hot.transactions))
         self._cell.restore(hot.transactions)
         for xid, tx in self._cell.transactions.items():
             self._scheduler.set(xid, due_ms(tx))
@@ -316,3 +317,14 @@ class Engine:
         self._pending.clear()
         self._idle.set()  # a stop that is under way must not wait for what will never be durable
         self._failed(error)
+
+
+def _latest_ms(transactions: Iterable[Global]) -> int:
+    """The latest moment that is written anywhere in what is open, 0 if nothing is.
+
+    A wall clock that was set back while no coordinator ran would else let them, and their locks, live so much longer.
+    """
+    latest = 0
+    for tx in transactions:
+        latest = max(latest, tx.begin_ms, *(branch.last_attempt_ms or 0 for branch in tx.branches.values()))
+    return latest

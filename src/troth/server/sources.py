@@ -1,6 +1,7 @@
 """Where settings come from: defaults < file < environment < flags and --set. Each value remembers its source.
 
-Whatever is wrong is said with its source, the key, the value and what was expected: an unknown key is never skipped.
+Whatever is wrong is said with its source, the key, the value and what was expected. An unknown key is never skipped,
+except for an environment variable that resembles none of ours.
 """
 
 from __future__ import annotations
@@ -142,8 +143,15 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
         if name == "TROTH_PORT" and "://" in value:
             continue
         key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-        given[key] = Given(value, name)
+        if _could_be_ours(key):
+            given[key] = Given(value, name)
     return given
+
+
+def _could_be_ours(key: str) -> bool:
+    """False for a variable that resembles no setting: the environment is shared, `TROTH_BIN` may be anybody's."""
+    known = known_keys()
+    return key in known or "." in key or bool(difflib.get_close_matches(key, known, n=1, cutoff=0.8))
 
 
 def _from_assignments(assignments: Iterable[str]) -> dict[str, Given]:

@@ -28,10 +28,12 @@ class _OpenTransaction:
 class MemoryStore:
     """Keeps the deltas themselves, unfolded; what it hands out is built anew each time.
 
-    A closed store still remembers: opening the same object again is this store's restart.
+    A closed store still remembers: opening the same object again is this store's restart. Of ended transactions it
+    keeps the newest `max_outcomes`: at full speed those of a day would fill the memory that everything else needs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_outcomes: int = 500_000) -> None:
+        self._max_outcomes = max_outcomes
         self._open: dict[str, _OpenTransaction] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._ended: list[Position] = []
@@ -70,6 +72,8 @@ class MemoryStore:
                 undo()
             raise
         self._last_batch, self._last_id = batch.number, batch.last_id
+        if len(self._ended) > self._max_outcomes:
+            self._forget(len(self._ended) - self._max_outcomes + self._max_outcomes // 10)
 
     async def outcome(self, xid: str) -> Outcome | None:
         self._check_open()
@@ -93,9 +97,7 @@ class MemoryStore:
         self._check_open()
         check_limit(limit)
         count = min(limit, bisect.bisect_left(self._ended, Position(before_ms, "")))
-        for position in self._ended[:count]:
-            del self._outcomes[position.xid]
-        del self._ended[:count]
+        self._forget(count)
         return count
 
     async def close(self) -> None:
@@ -104,6 +106,12 @@ class MemoryStore:
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreError("memory:// is not open")
+
+    def _forget(self, count: int) -> None:
+        """The oldest `count` outcomes."""
+        for position in self._ended[:count]:
+            del self._outcomes[position.xid]
+        del self._ended[:count]
 
     # ---- deltas; each returns what takes it back ----
 
