@@ -8,67 +8,97 @@ with troth.transaction(name="purchase"):
 ```
 Outside of a global transaction the connection behaves as the driver's own. The database needs the table `undo_log`:
 `troth at init URL`, or `init(url)`.
+
+| URL | driver | asyncio driver |
+|---|---|---|
+| `sqlite:///relative`, `sqlite:////absolute` | sqlite3 | aiosqlite |
+| `postgresql://user:password@host:port/database` | psycopg 3 | psycopg 3 |
+| `mysql://user:password@host:port/database`, `mariadb://…` | PyMySQL | |
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
 
-from troth.client.drivers import dbapi
 from troth.client.drivers.dbapi import Connection
-from troth.client.drivers.sqlite import check_version, parse_url, run_on_file
-from troth.client.flow import Flow, ResourceClient, query
-from troth.client.sql.dialects.sqlite import CREATE_UNDO_TABLE, check_undo_table
-
-if TYPE_CHECKING:
-    from troth.client.drivers.aiosqlite import AsyncConnection
-
-try:
-    from troth.client.drivers import aiosqlite as _asyncio_driver
-except ImportError as error:
-    _asyncio_driver = None  # type: ignore[assignment]
-    _MISSING = str(error)
-else:
-    _MISSING = ""
+from troth.client.errors import NotSupported
+from troth.client.flow import ResourceClient
 
 __all__ = ["Connection", "check", "connect", "connect_async", "init"]
 
 
-def connect(url: str, *, client: ResourceClient | None = None, **driver_options: Any) -> Connection:
-    """The driver's connection under AT: PEP 249, as `sqlite3.connect` gives it.
+@dataclass(frozen=True, slots=True)
+class _Driver:
+    """The modules of `troth.client.drivers` for one database: they are imported when a URL names them first.
+
+    `sync` has `connect`, `asyncio` has `connect_async`, `table` has `init` and `check`.
+    """
+
+    sync: str
+    asyncio: str | None
+    table: str
+
+
+_DRIVERS: Mapping[str, _Driver] = MappingProxyType(
+    {
+        "sqlite": _Driver("dbapi", "aiosqlite", "sqlite"),
+        **dict.fromkeys(("postgresql", "postgres"), _Driver("psycopg", "psycopg_async", "psycopg")),
+        **dict.fromkeys(("mysql", "mariadb"), _Driver("pymysql", None, "pymysql")),
+    }
+)
+
+
+def _driver(url: str) -> _Driver:
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ValueError(f"{url!r} is not a database URL: write sqlite:///relative/path or postgresql://host/database")
+    driver = _DRIVERS.get(scheme.partition("+")[0])
+    if driver is None:
+        raise NotSupported(
+            f"AT on {scheme!r} is not supported by this version.", f"It has AT on {', '.join(_DRIVERS)}."
+        )
+    return driver
+
+
+def _module(name: str) -> Any:
+    return import_module(f"troth.client.drivers.{name}")
+
+
+def connect(url: str, *, client: ResourceClient | None = None, **driver_options: Any) -> Any:
+    """The driver's connection under AT, as the driver's own `connect` gives it.
 
     Args:
-        url: `sqlite:///relative` or `sqlite:////absolute`, as SQLAlchemy spells it.
+        url: which database, as SQLAlchemy spells it (see above).
         client: the client to use; None means the process's default one (`troth.init`).
-        **driver_options: as `sqlite3.connect` takes them (`isolation_level`, `timeout`, …).
+        **driver_options: as `sqlite3.connect`, `psycopg.connect` … take them (`isolation_level`, `autocommit`, …).
 
     Raises:
         NotSupported: a database that AT cannot work on; the hint says what to do.
+        ImportError: the driver is not installed; the text says how to install it.
     """
-    return dbapi.connect(parse_url(url), client, **driver_options)
+    return _module(_driver(url).sync).connect(url, client, **driver_options)
 
 
-async def connect_async(url: str, *, client: ResourceClient | None = None, **driver_options: Any) -> AsyncConnection:
-    """The asyncio driver's connection under AT: as `await aiosqlite.connect(…)` gives it. Close it when done.
+async def connect_async(url: str, *, client: ResourceClient | None = None, **driver_options: Any) -> Any:
+    """`connect` for coroutines: the asyncio driver's connection under AT. Close it when done.
 
     Raises:
-        ImportError: aiosqlite is not installed.
-        NotSupported: a database that AT cannot work on; the hint says what to do.
+        NotSupported: a database that AT cannot work on, or has no asyncio driver for; the hint says what to do.
+        ImportError: the driver is not installed; the text says how to install it.
     """
-    if _asyncio_driver is None:
-        raise ImportError(_MISSING)
-    return await _asyncio_driver.connect(parse_url(url), client, **driver_options)
+    name = _driver(url).asyncio
+    if name is None:
+        raise NotSupported(f"AT has no asyncio driver for {url.partition(':')[0]!r}.", "Use connect() in a thread.")
+    return await _module(name).connect_async(url, client, **driver_options)
 
 
 def init(url: str) -> None:
     """Make the undo table in the database, if it is not there. Raises NotSupported, or the driver's errors."""
-    check_version()
-    run_on_file(parse_url(url).path, _create(), create=True)
-
-
-def _create() -> Flow[None]:
-    for sql in CREATE_UNDO_TABLE:
-        yield from query(sql)
+    _module(_driver(url).table).init(url)
 
 
 def check(url: str) -> list[str]:
@@ -76,5 +106,5 @@ def check(url: str) -> list[str]:
 
     Without UNIQUE (xid, branch_id) a phase one that comes after its rollback would commit unseen.
     """
-    check_version()
-    return run_on_file(parse_url(url).path, check_undo_table(), create=False)
+    problems: list[str] = _module(_driver(url).table).check(url)
+    return problems

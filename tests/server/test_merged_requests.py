@@ -148,10 +148,10 @@ def test_a_merged_frame_counts_as_unanswered_until_its_last_child(
     """With one request in flight allowed, the next is read only when the waiting child has been answered."""
     coordinator = new_coordinator("limits.in_flight=1", "lock.hot_wait=500ms").start()
     resource = "jdbc:mysql://merged/counts"
-    helper = connect(coordinator).register_tm().register_rm(resource)
+    keeper = connect(coordinator).register_tm().register_rm(resource)
     client = register(connect(coordinator), "2.6.0", resource)
-    holder, other = helper.begin(), helper.begin()
-    helper.branch(holder, resource, "t:1")
+    holder, other = keeper.begin(), keeper.begin()
+    keeper.branch(holder, resource, "t:1")
     frame = post_merged(
         client,
         m.BranchRegisterRequest(other, BranchType.AT, resource, "t:1"),

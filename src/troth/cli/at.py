@@ -5,11 +5,14 @@ import sqlite3
 import typer
 
 from troth import at
-from troth.client.errors import NotSupported
+from troth.client.errors import TrothError
 
 app = typer.Typer(no_args_is_help=True, help="Prepare a database for AT, and see whether it is prepared.")
 
-_URL = typer.Argument(metavar="URL", help="The database, as SQLAlchemy spells it: sqlite:////var/lib/shop/stock.db")
+_URL = typer.Argument(
+    metavar="URL",
+    help="The database, as SQLAlchemy spells it: sqlite:////var/lib/shop/stock.db, postgresql://user@host/shop …",
+)
 
 
 @app.command()
@@ -17,7 +20,7 @@ def init(url: str = _URL) -> None:
     """Make the table undo_log, if it is not there. Exit status 1 if that fails."""
     try:
         at.init(url)
-    except (NotSupported, ValueError, sqlite3.Error) as error:
+    except (TrothError, ImportError, ValueError, sqlite3.Error) as error:
         raise _failed(url, error) from error
     typer.echo(f"{url}: undo_log is there")
 
@@ -27,7 +30,7 @@ def check(url: str = _URL) -> None:
     """Verify the table undo_log: its columns, and UNIQUE (xid, branch_id). Exit status 1 if something is wrong."""
     try:
         problems = at.check(url)
-    except (NotSupported, ValueError, sqlite3.Error) as error:
+    except (TrothError, ImportError, ValueError, sqlite3.Error) as error:
         raise _failed(url, error) from error
     for problem in problems:
         typer.echo(f"{url}: {problem}", err=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 from enum import StrEnum
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -13,16 +14,26 @@ import typer
 from troth.demo.processes import ChildFailed
 from troth.demo.run import run
 from troth.demo.scenario import FailAt
+from troth.demo.servers.install import command, missing
+from troth.demo.servers.plan import Kind, ServersMissing
 
 
 class Db(StrEnum):
     """The databases that the demo can use."""
 
     SQLITE = "sqlite"
+    POSTGRES = "postgres"
+    MYSQL = "mysql"
+
+
+_SERVERS: Final = MappingProxyType({Db.POSTGRES: Kind.POSTGRES, Db.MYSQL: Kind.MARIADB})
+_DRIVERS: Final = MappingProxyType({Db.POSTGRES: "psycopg", Db.MYSQL: "pymysql"})
 
 
 def demo(
-    db: Annotated[Db, typer.Option(help="The database of each service.")] = Db.SQLITE,
+    db: Annotated[
+        Db, typer.Option(help="The database of each service: files, or those of a private server.")
+    ] = Db.SQLITE,
     fail_at: Annotated[
         FailAt | None,
         typer.Option(
@@ -41,14 +52,14 @@ def demo(
     Starts a coordinator, three services over HTTP (account, stock, order), each with its own database, and a business
     process that calls them. Exit status 0 only if the rows in the databases are right at the end.
     """
-    missing = [name for name in ("fastapi", "uvicorn", "starlette", "httpx") if importlib.util.find_spec(name) is None]
-    if missing:
-        typer.echo(f"the demo needs {', '.join(missing)}: pip install 'troth[demo]'", err=True)
-        raise typer.Exit(2)
+    _check_installed(db)
     both_ends = (FailAt.NONE, FailAt.AFTER_ALL)
     fail_ats = (fail_at,) if fail_at is not None else both_ends[: 1 if json else 2]
     try:
-        results = run(fail_ats, keep=keep, out=sys.stderr if json else sys.stdout)
+        results = run(fail_ats, keep=keep, out=sys.stderr if json else sys.stdout, server=_SERVERS.get(db))
+    except ServersMissing as error:
+        typer.echo(f"the demo could not start its database server: {error}", err=True)
+        raise typer.Exit(1) from error
     except ChildFailed as error:
         typer.echo(f"the demo failed: {error}", err=True)
         raise typer.Exit(1) from error
@@ -58,3 +69,19 @@ def demo(
     if json:
         typer.echo(msgspec.json.encode(results[-1]).decode("utf-8"))
     raise typer.Exit(0 if all(result.ok for result in results) else 1)
+
+
+def _check_installed(db: Db) -> None:
+    needed = ["fastapi", "uvicorn", "starlette", "httpx"]
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
+    if absent:
+        typer.echo(f"the demo needs {', '.join(absent)}: pip install 'troth[demo]'", err=True)
+        raise typer.Exit(2)
+    if db in _DRIVERS and importlib.util.find_spec(_DRIVERS[db]) is None:
+        extra = "postgresql" if db is Db.POSTGRES else "mysql"
+        typer.echo(f"the demo on {db} needs {_DRIVERS[db]}: pip install 'troth[{extra}]'", err=True)
+        raise typer.Exit(2)
+    products = missing([_SERVERS[db]]) if db in _SERVERS else []
+    if products:
+        typer.echo(f"{products[0].kind} is not installed. As root: {command(products)}", err=True)
+        raise typer.Exit(2)

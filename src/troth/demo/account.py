@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
-import troth
+from troth.demo.local import local_transaction
 from troth.integrations.fastapi import add_troth
 
 
@@ -26,14 +25,15 @@ def create_app(database: str, after_commit: Callable[[], None]) -> FastAPI:
 
     @app.post("/debits", status_code=204)
     def debit(wanted: Debit) -> None:
-        with closing(troth.at.connect(database)) as connection:
-            debited = connection.execute(
+        with local_transaction(database) as run:
+            debited = run(
                 "UPDATE account_tbl SET money = money - ? WHERE user_id = ? AND money >= ?",
-                (wanted.money, wanted.user, wanted.money),
+                wanted.money,
+                wanted.user,
+                wanted.money,
             )
-            if debited.rowcount != 1:
+            if debited != 1:
                 raise HTTPException(409, f"{wanted.user} has not enough money")
-            connection.commit()  # local: others see it, and it can still be undone
         after_commit()
 
     return app

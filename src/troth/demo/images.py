@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
-from pathlib import Path
 
 from troth.client.sql.undo import SqlUndoLog, TableRecords
 from troth.client.sql.undo_codec import decode
 from troth.demo.events import Change, Committed, Row
+from troth.demo.plain import connect, spelled
 
 
-def committed(database: Path, xid: str | None) -> list[Committed]:
-    """One event for each branch of `xid` in `database`."""
-    with closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute(
-            "SELECT branch_id, context, rollback_info FROM undo_log WHERE xid = ? ORDER BY branch_id", (xid,)
-        ).fetchall()
+def committed(database: str, xid: str | None) -> list[Committed]:
+    """One event for each branch of `xid` in the database with the URL `database`."""
+    sql = "SELECT branch_id, context, rollback_info FROM undo_log WHERE xid = ? ORDER BY branch_id"
+    with closing(connect(database)) as connection:
+        cursor = connection.cursor()
+        cursor.execute(spelled(database, sql), (xid,))
+        rows = cursor.fetchall()
     return [
         Committed(
             xid=xid or "",
             branch_id=str(branch_id),
-            changes=[_change(log) for log in decode(context, rollback_info).sql_undo_logs],
+            changes=[_change(log) for log in decode(context, bytes(rollback_info)).sql_undo_logs],
         )
         for branch_id, context, rollback_info in rows
     ]

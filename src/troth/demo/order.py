@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 
 import httpx
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
-import troth
+from troth.demo.local import local_transaction
 from troth.demo.scenario import PRICE
 from troth.integrations.fastapi import add_troth
 
@@ -34,12 +33,14 @@ def create_app(database: str, account: httpx.Client, after_commit: Callable[[], 
         if debited.status_code == 409:
             raise HTTPException(409, debited.json()["detail"])
         debited.raise_for_status()
-        with closing(troth.at.connect(database)) as connection:
-            connection.execute(
+        with local_transaction(database) as run:
+            run(
                 "INSERT INTO order_tbl (user_id, commodity_code, count, money) VALUES (?, ?, ?, ?)",
-                (wanted.user, wanted.commodity, wanted.count, money),
+                wanted.user,
+                wanted.commodity,
+                wanted.count,
+                money,
             )
-            connection.commit()  # local: others see it, and it can still be undone
         after_commit()
 
     return app

@@ -18,10 +18,12 @@ from typing import Final, NoReturn, TextIO
 import msgspec
 
 from troth.demo.admin import Admin
-from troth.demo.databases import Databases
+from troth.demo.databases import Databases, on_server, on_sqlite
 from troth.demo.events import Ready
 from troth.demo.processes import Child, ChildFailed, Family
 from troth.demo.scenario import EXPECTED, FailAt
+from troth.demo.servers.plan import Kind
+from troth.demo.servers.private import PrivateServer, start
 from troth.demo.story import Story
 from troth.demo.watch import Watch
 
@@ -43,10 +45,13 @@ class Result(msgspec.Struct, frozen=True):
     ok: bool
 
 
-def run(fail_ats: Sequence[FailAt], *, keep: bool, out: TextIO) -> list[Result]:
+def run(fail_ats: Sequence[FailAt], *, keep: bool, out: TextIO, server: Kind | None = None) -> list[Result]:
     """Buy once for each of `fail_ats`, telling the story on `out`. With `keep`, wait for Ctrl-C before cleaning up.
 
+    The databases are SQLite files, or those of a private `server`.
+
     Raises:
+        ServersMissing: the server's programs are not installed; the text says what to type.
         ChildFailed: a process ended before its time; the error has the end of its log. The directory is kept then.
         KeyboardInterrupt: Ctrl-C before the end. All processes have ended and the directory is gone.
     """
@@ -55,8 +60,12 @@ def run(fail_ats: Sequence[FailAt], *, keep: bool, out: TextIO) -> list[Result]:
     atexit.register(family.stop)
     signals = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     keep_logs = False
+    servers: list[PrivateServer] = []
     try:
-        demo = Demo(directory, family, Story(out))
+        if server is not None:
+            servers += start(server)
+        databases = on_server(servers[0]) if servers else on_sqlite(directory)
+        demo = Demo(directory, family, Story(out), databases)
         demo.start()
         results = [demo.buy(fail_at) for fail_at in fail_ats]
         if keep:
@@ -68,6 +77,8 @@ def run(fail_ats: Sequence[FailAt], *, keep: bool, out: TextIO) -> list[Result]:
     finally:
         with _uninterrupted():
             family.stop()
+            for running in servers:
+                running.stop()
             if not keep_logs:
                 shutil.rmtree(directory)
         for number, handler in signals.items():
@@ -79,18 +90,18 @@ def run(fail_ats: Sequence[FailAt], *, keep: bool, out: TextIO) -> list[Result]:
 class Demo:
     """A coordinator, three services and their databases, all of them this demo's own."""
 
-    def __init__(self, directory: Path, family: Family, story: Story) -> None:
+    def __init__(self, directory: Path, family: Family, story: Story, databases: Databases) -> None:
         self._directory = directory
         self._family = family
         self._story = story
-        self._databases = Databases(directory)
+        self._databases = databases
         self._coordinator = Ready(address="")
         self._urls: dict[str, str] = {}
 
     def start(self) -> None:
         """Make the databases and start the coordinator and the services; returns when all of them serve."""
         self._databases.create()
-        self._story.started(self._directory, self._databases.paths)
+        self._story.started(self._directory, self._databases.names)
         store = f"sqlite:///{self._directory / 'coordinator.db'}"
         doors = ("--host", "127.0.0.1", "--port", "0", "--admin-port", "0")
         coordinator = self._family.start(
@@ -109,7 +120,7 @@ class Demo:
             arguments = [
                 name,
                 "--database",
-                str(self._databases.paths[name]),
+                self._databases.urls[name],
                 "--coordinator",
                 self._coordinator.address,
             ]
@@ -182,15 +193,19 @@ class Demo:
         say("Everything is left running. Ctrl-C ends and removes it.")
         say(f"  coordinator   {self._coordinator.address}, admin {self._coordinator.admin}")
         for name, url in self._urls.items():
-            say(f"  {name:<12}  {url}, API at {url}/docs, database {self._databases.paths[name]}")
-        python, stock = sys.executable, self._databases.stock
+            say(f"  {name:<12}  {url}, API at {url}/docs, database {self._databases.urls[name]}")
+        python = sys.executable
         say("Try:")
         say(f"  {python} -m {' '.join(self._business(FailAt.NONE))}")
         say(f"  {python} -m {' '.join(self._business(FailAt.AFTER_ALL))}")
         say(f"  touch {self._fail_file('stock')}      # from now on, stock fails after its local commit")
         say(f"  {python} -m troth ls --admin {self._coordinator.admin}")
         say(f"  curl {self._coordinator.admin}/api/transactions")
-        say(f"  sqlite3 {stock} 'SELECT * FROM stock_tbl; SELECT * FROM undo_log'")
+        stock = self._databases.urls["stock"]
+        if stock.startswith("sqlite:"):
+            say(f"  sqlite3 {self._databases.names['stock']} 'SELECT * FROM stock_tbl; SELECT * FROM undo_log'")
+        if stock.startswith("postgresql:"):
+            say(f"  psql {stock} -c 'SELECT * FROM stock_tbl'")
 
 
 def _wait_for_interrupt(family: Family) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
-import troth
+from troth.demo.local import local_transaction
 from troth.integrations.fastapi import add_troth
 
 
@@ -26,14 +25,15 @@ def create_app(database: str, after_commit: Callable[[], None]) -> FastAPI:
 
     @app.post("/deductions", status_code=204)
     def deduct(wanted: Deduction) -> None:
-        with closing(troth.at.connect(database)) as connection:
-            deducted = connection.execute(
+        with local_transaction(database) as run:
+            deducted = run(
                 "UPDATE stock_tbl SET count = count - ? WHERE commodity_code = ? AND count >= ?",
-                (wanted.count, wanted.commodity, wanted.count),
+                wanted.count,
+                wanted.commodity,
+                wanted.count,
             )
-            if deducted.rowcount != 1:
+            if deducted != 1:
                 raise HTTPException(409, f"not enough of {wanted.commodity} in stock")
-            connection.commit()  # local: others see it, and it can still be undone
         after_commit()
 
     return app

@@ -38,9 +38,9 @@ class Story:
         call = f'purchase("{USER}", "{COMMODITY}", {COUNT})'
         self.line(self._styled(f"{call}   --fail-at {fail_at}: {expected.story}", "bold"))
 
-    def started(self, directory: Path, databases: Mapping[str, Path]) -> None:
-        """Say where everything lies, and remember whose database is whose."""
-        self._services = {str(path): name for name, path in databases.items()}
+    def started(self, directory: Path, databases: Mapping[str, str]) -> None:
+        """Say where everything lies, and remember whose database is whose, by parts of what they are called."""
+        self._services = {part: name for name, part in databases.items()}
         self.line(f"everything lies in {directory}; a piece costs {PRICE}")
 
     def event(self, who: str, event: Anything) -> None:
@@ -76,9 +76,9 @@ class Story:
         self.line()
         self.line(f"  {'read from the databases':<34}{'before':>8}{'after':>8}{'expected':>10}")
         for label, was, now, wanted in (
-            (f"account.db  money of {USER}", before.balance, after.balance, expected.balance),
-            (f"stock.db    count of {COMMODITY}", before.stock, after.stock, expected.stock),
-            ("order.db    orders", before.orders, after.orders, expected.orders),
+            (f"account     money of {USER}", before.balance, after.balance, expected.balance),
+            (f"stock       count of {COMMODITY}", before.stock, after.stock, expected.stock),
+            ("order       orders", before.orders, after.orders, expected.orders),
             ("all three   undo logs", before.undo_logs, after.undo_logs, expected.undo_logs),
         ):
             mark = self._styled("ok", "green") if now == wanted else self._styled("WRONG", "red")
@@ -93,7 +93,7 @@ class Story:
             self.line(self._styled(f"  NOT as it must be: the outcome is {outcome}, expected {expected}", "red"))
 
     def _service(self, resource_id: str) -> str:
-        return self._services.get(resource_id.removeprefix("jdbc:sqlite:"), resource_id)
+        return next((name for part, name in self._services.items() if part in resource_id), resource_id)
 
     def _listed(self, branches: list[Branch]) -> None:
         self.say("coordinator", "knows", f"{len(branches)} branches")

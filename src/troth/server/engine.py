@@ -27,6 +27,7 @@ from troth.server.clock import Clock
 from troth.server.ids import IdGenerator
 from troth.server.logs import get_logger
 from troth.server.scheduler import Scheduler
+from troth.server.waiters import FutureReply
 from troth.stores.store import Batch, Store
 
 log = get_logger("troth.engine")
@@ -196,6 +197,9 @@ class Engine:
             self._scheduler.set(xid, due)
             if due is not None and due < self._armed_ms:
                 self._arm_timer()
+        self._await_write(decision)
+
+    def _await_write(self, decision: Decision) -> None:
         self._pending.append(decision)
         self._idle.clear()
         self._wake.set()
@@ -210,12 +214,20 @@ class Engine:
         self._spawn(self._load(event.xid), f"load {event.xid}")
 
     async def _load(self, xid: str) -> None:
+        await self._all_decided_is_durable()  # its end may have left memory, and still be on its way to the store
         outcome = await self.store.outcome(xid)
         if not self._running:
             return
         self._decide(ev.Loaded(xid, outcome))
         for event in self._lookups.pop(xid):
             self._decide(event)
+
+    async def _all_decided_is_durable(self) -> None:
+        """Like any answer without a write, this one waits behind the newest write that was there when it was asked."""
+        mark, decision = FutureReply(), Decision(self._rules)
+        decision.answer(mark, fx.Unknown(""))
+        self._await_write(decision)
+        await mark.result
 
     # ---- writing, then acting ----
 

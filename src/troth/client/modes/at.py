@@ -30,6 +30,7 @@ from troth.wire.seata.messages import (
     GlobalLockQueryResponse,
 )
 
+_READ = "troth_read"
 _EXPLICIT = '{"autoCommit":false}'
 _LONGEST_XID = 128
 _HELD = re.compile(r"row (?P<row>.+) is held by xid = (?P<holder>\S+) for (?P<age_ms>\d+) ms")
@@ -94,7 +95,7 @@ class PhaseOne:
         try:
             return (yield from self._writer.write(statement, sets, local))
         except BaseException as error:
-            if not local.changes:
+            if not local.changes and not self._dialect.errors_abort:
                 yield from self.roll_back(error)
             raise
 
@@ -115,6 +116,38 @@ class PhaseOne:
             yield from self.roll_back(error)
             raise
         yield from self.commit(xid, autocommit=True)
+        return outcome
+
+    def read_locked(self, now: Situation, statement: Statement, parameters: Parameters) -> Flow[Outcome]:
+        """Run a SELECT … FOR UPDATE; its rows reach the caller only if no other global transaction holds them.
+
+        Between two tries the rows are let go: whoever holds them globally may need them to be undone.
+
+        Raises:
+            LockConflict: after all tries: another global transaction holds a row.
+            NotSupported: the statement or its table is not one that AT understands.
+        """
+        xid = yield from self._check(now)
+        alone = self.local is None and not now.implicit
+        local = self.local or (yield from self._begin(xid))
+        for tries_left in reversed(range(self.retry.times)):
+            yield from query(f"SAVEPOINT {_READ}")
+            locks, outcome = yield from self._writer.read_locked(statement, parameters, local)
+            try:
+                yield from self._check_free(local, locks, "SELECT … FOR UPDATE would show it")
+            except LockConflict as conflict:
+                if alone and not tries_left:
+                    yield from self.roll_back(conflict)
+                    raise
+                yield from query(f"ROLLBACK TO SAVEPOINT {_READ}")
+                if not tries_left:
+                    raise
+                yield Pause(self.retry.interval_s)
+            else:
+                break
+        yield from query(f"RELEASE SAVEPOINT {_READ}")
+        if alone:
+            yield from self.commit(xid, autocommit=True)
         return outcome
 
     def control(self, now: Situation, statement: Statement) -> Flow[None]:
@@ -141,6 +174,8 @@ class PhaseOne:
                     "Execute BEGIN first.",
                 )
             yield from self._begin((yield from self._check(now)))
+        elif now.xid is not None and self.local is None:
+            yield from self._adopt(now.xid)
         yield from query(statement.sql)
         if self.local is not None:
             self.local.savepoints.append((statement.name.lower(), len(self.local.changes)))
@@ -150,7 +185,13 @@ class PhaseOne:
         if self.local is None:
             return
         stack = self.local.savepoints
-        place = max(place for place, (known, _) in enumerate(stack) if known == name.lower())
+        place = max((place for place, (known, _) in enumerate(stack) if known == name.lower()), default=None)
+        if place is None:  # it is older than the first write
+            if keep:
+                self.local.changes.clear()
+                self.local.tables.clear()
+                stack.clear()
+            return
         if keep:
             del self.local.changes[stack[place][1] :]
             self.local.tables.clear()  # the database's locks on tables are gone, too
@@ -172,14 +213,24 @@ class PhaseOne:
         """The xid to work for; refuses a local transaction that is not wholly inside this global one."""
         if now.xid is None or (self.local is not None and self.local.xid != now.xid):
             raise self._strange(now.xid)
-        if now.in_transaction and self.local is None and (yield from self._dialect.untouched()):
-            self.local = LocalTransaction(now.xid)
+        if now.in_transaction and self.local is None:
+            yield from self._adopt(now.xid)
         if now.in_transaction and self.local is None:
             raise NotSupported(
                 "the local transaction was begun before the global one, so AT could not undo all of it.",
                 "Commit or roll it back before you enter the global transaction.",
             )
         return now.xid
+
+    def forget_tables(self) -> None:
+        """Names may mean other tables from now on (`SET search_path`)."""
+        if self.local is not None:
+            self.local.tables.clear()
+
+    def _adopt(self, xid: str) -> Flow[None]:
+        """Take over a local transaction that has only read so far."""
+        if (yield from self._dialect.untouched()):
+            self.local = LocalTransaction(xid)
 
     def notice(self, *, in_transaction: bool) -> None:
         """See whether the database has ended the local transaction by itself (disk full, say). Call it first.
@@ -243,14 +294,17 @@ class PhaseOne:
     def _check_parents(self, local: LocalTransaction) -> Flow[None]:
         """The rows that written foreign keys refer to must not belong to another global transaction."""
         parents = lock_text(lock for change in local.changes for lock in change.parents)
-        if not parents:
+        yield from self._check_free(local, parents, "a foreign key refers to it")
+
+    def _check_free(self, local: LocalTransaction, locks: str, why: str) -> Flow[None]:
+        if not locks:
             return
-        request = GlobalLockQueryRequest(local.xid, BranchType.AT, self._resource_id, parents)
+        request = GlobalLockQueryRequest(local.xid, BranchType.AT, self._resource_id, locks)
         answer = yield from tell(request, GlobalLockQueryResponse)
         if answer.result_code is not ResultCode.Success and answer.transaction_exception_code not in _CONFLICTS:
-            raise BranchFailed(f"the coordinator could not tell whether {parents} is free: {answer.msg}")
+            raise BranchFailed(f"the coordinator could not tell whether {locks} is free: {answer.msg}")
         if not answer.lockable:
-            raise _conflict(parents, answer.msg, "a foreign key refers to it")
+            raise _conflict(locks, answer.msg, why)
 
     def _register(self, local: LocalTransaction, *, autocommit: bool) -> Flow[int]:
         if len(local.xid) > _LONGEST_XID:

@@ -27,6 +27,7 @@ from troth.client.sql.undo_codec import COMPRESSOR, JACKSON, SERIALIZER, context
 
 _PAIRS_PER_DELETE = 400
 _SAVEPOINT = "troth_undo"
+_ROWS_PER_STATEMENT = 500
 _STARTS = 3
 """How often a rollback starts again, if the undo row comes and goes while it looks."""
 
@@ -138,7 +139,7 @@ def _undo(dialect: Dialect, xid: str, branch_id: int, context: str, info: object
 
 def _check_foreign_keys(dialect: Dialect, restorer: _Restorer, log: BranchUndoLog) -> Flow[None]:
     """Deferred foreign keys would stop COMMIT without a word about the row, so they are looked at before."""
-    for name in dict.fromkeys(item.table_name for item in log.sql_undo_logs):
+    for name in dict.fromkeys(item.table for item in log.sql_undo_logs):
         broken = yield from dialect.broken_foreign_keys((yield from restorer.table(name)))
         if broken is not None:
             raise Frozen(f"undone, {broken}")
@@ -153,25 +154,33 @@ class _Restorer:
         self._tables: dict[str, Table] = {}
 
     def undo_statement(self, log: SqlUndoLog) -> Flow[None]:
-        """Undo what one statement did. Raises Frozen."""
-        table = yield from self.table(log.table_name)
+        """Undo what one statement did. Raises Frozen.
+
+        What it inserted or deleted comes and goes together, since its rows may refer to each other.
+        """
+        table = yield from self.table(log.table)
+        together: list[RowChange] = []
         for change in changes_to_undo(log, lambda field: self._read(table, field)):
-            yield from self._undo(table, change)
+            left = yield from self._left(change, table)
+            if left is not None and left.before is not None and left.after is not None:
+                yield from self._restore(table, [left])
+            elif left is not None:
+                together.append(left)
+        for start in range(0, len(together), _ROWS_PER_STATEMENT):
+            yield from self._restore(table, together[start : start + _ROWS_PER_STATEMENT])
 
     def _read(self, table: Table, field: Field) -> object:
         return self._dialect.sql_value(_column(table, field.name), field)
 
-    def _undo(self, table: Table, change: RowChange) -> Flow[None]:
+    def _left(self, change: RowChange, table: Table) -> Flow[RowChange | None]:
+        """The change, if the row is as it left it; None if there is nothing to do. Raises Frozen."""
         if same(change.before, change.after):
-            return
+            return None
         now, change = yield from self._dialect.row_states(table, change)
-        match change.judge(now):
-            case Verdict.DIRTY:
-                raise Frozen(change.describe(now))
-            case Verdict.AS_LEFT:
-                yield from self._restore(table, change)
-            case Verdict.DONE:
-                return
+        verdict = change.judge(now)
+        if verdict is Verdict.DIRTY:
+            raise Frozen(change.describe(now))
+        return change if verdict is Verdict.AS_LEFT else None
 
     def table(self, name: str) -> Flow[Table]:
         """The table that undo rows call `name`. Raises Frozen."""
@@ -182,10 +191,13 @@ class _Restorer:
             self._tables[name] = table
         return self._tables[name]
 
-    def _restore(self, table: Table, change: RowChange) -> Flow[None]:
-        if change.before is None and self._enforced:
-            yield from self._refuse_orphans(table, change)
-        sql, parameters = self._statement(table, change)
+    def _restore(self, table: Table, changes: Sequence[RowChange]) -> Flow[None]:
+        """Restore one row, or several that were all inserted or all deleted, by one statement. Raises Frozen."""
+        if self._enforced:
+            for change in changes:
+                if change.before is None:
+                    yield from self._refuse_orphans(table, change)
+        sql, parameters = self._statement(table, changes)
         if self._dialect.errors_abort:
             yield from query(f"SAVEPOINT {_SAVEPOINT}")
         try:
@@ -195,28 +207,39 @@ class _Restorer:
                 raise
             if self._dialect.errors_abort:
                 yield from query(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-            blocking = yield from self._blocking(table, change)
+            change, blocking = yield from self._blocked(table, changes)
             raise Frozen(f"row {_named(table, change.key)} cannot be restored: {error}{blocking}") from error
-        if done.rowcount != 1:
-            raise Frozen(f"restoring row {_named(table, change.key)} changed {done.rowcount} rows instead of one")
+        if done.rowcount != len(changes):
+            rows = ", ".join(_named(table, change.key) for change in changes[:5])
+            raise Frozen(f"restoring {len(changes)} rows ({rows} …) changed {done.rowcount}")
 
-    def _statement(self, table: Table, change: RowChange) -> tuple[str, list[object]]:
-        where = match_key(self._dialect, table, change)
-        key = [value for _, value in change.key]
-        if change.before is None:
-            return f"DELETE FROM {table.source} WHERE {where}", key
-        if change.after is None:
-            names = ", ".join(map(self._dialect.quote, change.before))
-            marks = ", ".join(self._dialect.mark(table.column(name)) for name in change.before)
-            overriding = self._dialect.overriding(table)
-            sql = f"INSERT INTO {table.source} ({names}) {overriding}VALUES ({marks})"
-            return sql, list(change.before.values())
-        in_key = {name for name, _ in change.key}
-        values = {name: value for name, value in change.before.items() if name not in in_key}
+    def _statement(self, table: Table, changes: Sequence[RowChange]) -> tuple[str, list[object]]:
+        first = changes[0]
+        if first.before is None:
+            where = " OR ".join(f"({match_key(self._dialect, table, change)})" for change in changes)
+            return f"DELETE FROM {table.source} WHERE {where}", [v for change in changes for _, v in change.key]
+        if first.after is None:
+            names = ", ".join(map(self._dialect.quote, first.before))
+            marks = ", ".join(self._dialect.mark(table.column(name)) for name in first.before)
+            rows = ", ".join([f"({marks})"] * len(changes))
+            sql = f"INSERT INTO {table.source} ({names}) {self._dialect.overriding(table)}VALUES {rows}"
+            return sql, [(change.before or {}).get(name) for change in changes for name in first.before]
+        in_key = {name for name, _ in first.key}
+        values = {name: value for name, value in first.before.items() if name not in in_key}
         assignments = ", ".join(
             f"{self._dialect.quote(name)} = {self._dialect.mark(table.column(name))}" for name in values
         )
-        return f"UPDATE {table.source} SET {assignments} WHERE {where}", [*values.values(), *key]
+        key = [value for _, value in first.key]
+        sql = f"UPDATE {table.source} SET {assignments} WHERE {match_key(self._dialect, table, first)}"
+        return sql, [*values.values(), *key]
+
+    def _blocked(self, table: Table, changes: Sequence[RowChange]) -> Flow[tuple[RowChange, str]]:
+        """Which of the rows is in trouble, and by what, as far as that can be told."""
+        for change in changes:
+            blocking = yield from self._blocking(table, change)
+            if blocking:
+                return change, blocking
+        return changes[0], ""
 
     def _refuse_orphans(self, table: Table, change: RowChange) -> Flow[None]:
         """The undo of an INSERT must not take rows of others with it (ON DELETE CASCADE, SET NULL, SET DEFAULT)."""

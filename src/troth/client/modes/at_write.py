@@ -13,7 +13,14 @@ from troth.client.errors import NotSupported, TrothError
 from troth.client.flow import Flow, Parameters, query
 from troth.client.sql.dialects.base import Dialect, select_matching
 from troth.client.sql.image import FullRow, ImageMoved, Outcome, Touched, records
-from troth.client.sql.lockkeys import LockKey, changed_unique_locks, primary_lock, unique_locks
+from troth.client.sql.lockkeys import (
+    LockKey,
+    changed_unique_locks,
+    key_lock,
+    lock_text,
+    primary_lock,
+    unique_locks,
+)
 from troth.client.sql.statement import Statement, Verb
 from troth.client.sql.tables import ForeignKey, Refusal, Table
 from troth.client.sql.undo import SqlType, SqlUndoLog, TableRecords, nothing
@@ -66,12 +73,7 @@ class Writer:
         Raises:
             NotSupported: the statement, or its table, is not one that AT can undo. Nothing was changed by it.
         """
-        if local.foreign_keys is None:
-            yield from self._open_catalogue()
-            local.foreign_keys = yield from self._dialect.foreign_keys_enforced()
-        table = yield from self._table(local, statement.schema, statement.table)
-        if isinstance(table, Refusal):
-            raise NotSupported(table.reason, table.hint)
+        table = yield from self._target(statement, local)
         _check_columns(statement, table)
         if local.foreign_keys:
             _refuse_referential_actions(statement, table)
@@ -85,6 +87,23 @@ class Writer:
         finally:
             local.changes += _merged(made)
         return replace(outcome, rowcount=rowcount)
+
+    def read_locked(
+        self, statement: Statement, parameters: Parameters, local: LocalTransaction
+    ) -> Flow[tuple[str, Outcome]]:
+        """Run a SELECT … FOR UPDATE; with its rows, their locks as text. Raises NotSupported."""
+        table = yield from self._target(statement, local)
+        keys, outcome = yield from self._dialect.read_locked(statement, table, parameters)
+        return lock_text(key_lock(table, key, self._dialect.lock_part) for key in keys), outcome
+
+    def _target(self, statement: Statement, local: LocalTransaction) -> Flow[Table]:
+        if local.foreign_keys is None:
+            yield from self._open_catalogue()
+            local.foreign_keys = yield from self._dialect.foreign_keys_enforced()
+        table = yield from self._table(local, statement.schema, statement.table)
+        if isinstance(table, Refusal):
+            raise NotSupported(table.reason, table.hint)
+        return table
 
     # --- one statement ---
 
@@ -137,7 +156,7 @@ class Writer:
     def _change(self, table: Table, touched: Touched) -> Change:
         before = self._records(table, touched.before, touched.only)
         after = self._records(table, touched.after, touched.only)
-        undo = SqlUndoLog(touched.sql_type, table.name, before, after)
+        undo = SqlUndoLog(touched.sql_type, table.spelling or table.name, before, after)
         if touched.sql_type is not SqlType.UPDATE:
             return Change(undo, tuple(self._locks(table, touched.before or touched.after)))
         locks = [primary_lock(table, row, self._dialect.lock_part) for row in touched.after]

@@ -25,8 +25,13 @@ _TABLE_ESCAPES = str.maketrans({",": "%2C", ";": "%3B", ":": "%3A"})
 
 def primary_lock(table: Table, row: tuple[object, ...], spell: Spell) -> LockKey:
     """The lock of `row` (a full row of `table`): `(table, pk)`, the parts of a composite key joined by `_`."""
-    columns = [table.columns[place] for place in table.key_places]
-    parts = (spell(c, c.collation, row[table.place(c.name)]) for c in columns)
+    return key_lock(table, table.key_of(row), spell)
+
+
+def key_lock(table: Table, key: tuple[object, ...], spell: Spell) -> LockKey:
+    """The lock of the row with the primary key `key`."""
+    columns = (table.columns[place] for place in table.key_places)
+    parts = (spell(column, column.collation, value) for column, value in zip(columns, key, strict=True))
     return _lock(table.name, parts)
 
 
@@ -34,7 +39,7 @@ def unique_locks(table: Table, row: tuple[object, ...], spell: Spell) -> Iterato
     """The locks of what `row` takes in unique keys, under `table#key name`. A key with a NULL in it takes nothing."""
     for key in table.unique_keys:
         values = [row[table.place(name)] for name in key.columns]
-        if None not in values:
+        if key.nulls_equal or None not in values:
             yield _lock(f"{table.name}#{key.name}", _unique_parts(table, key, values, spell))
 
 
@@ -62,7 +67,7 @@ def lock_text(locks: Iterable[LockKey]) -> str:
 
 def _unique_parts(table: Table, key: UniqueKey, values: list[object], spell: Spell) -> Iterator[str]:
     for name, collation, value in zip(key.columns, key.collations, values, strict=True):
-        yield spell(table.column(name), collation, value)
+        yield "NULL" if value is None else spell(table.column(name), collation, value)
 
 
 def _lock(name: str, parts: Iterable[str]) -> LockKey:

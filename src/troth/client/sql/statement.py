@@ -21,6 +21,7 @@ class Verb(Enum):
     ROLLBACK = "ROLLBACK"
     SAVEPOINT = "SAVEPOINT"
     RELEASE = "RELEASE"
+    LOCKING_READ = "SELECT … FOR UPDATE"
     ROLLBACK_TO = "ROLLBACK TO"
     REFUSED = "refused"
 
@@ -141,6 +142,8 @@ class Statement:
     """The user's statement has a RETURNING clause."""
     end: int = 0
     """Where the text ends: behind its last token, before any `;`."""
+    upsert: bool = False
+    """The INSERT updates rows that are there already; `set_columns` are what it sets then."""
     reason: str = ""
     hint: str = ""
 

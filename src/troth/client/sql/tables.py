@@ -36,6 +36,8 @@ class UniqueKey:
     columns: tuple[str, ...]
     collations: tuple[str, ...]
     partial: bool = False
+    nulls_equal: bool = False
+    """NULLS NOT DISTINCT: a row with a NULL in the key takes it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Table:
     children: tuple[ForeignKey, ...] = ()
     """Foreign keys of other tables (and of this one) that refer to it."""
     source: str = ""
+    spelling: str = ""
+    """What undo rows call it for Java, which makes SQL of that (empty: `name`)."""
     traits: frozenset[str] = frozenset()
     """What a dialect notes for itself, by names of its own."""
 

@@ -73,12 +73,20 @@ class TableRecords:
 
 @dataclass(frozen=True, slots=True)
 class SqlUndoLog:
-    """What one statement changed. Rows are in the order in which the statement touched them."""
+    """What one statement changed. Rows are in the order in which the statement touched them.
+
+    `table_name` is the table as SQL spells it (Java: as the statement did); its images have the catalogue's name.
+    """
 
     sql_type: str
     table_name: str
     before: TableRecords
     after: TableRecords
+
+    @property
+    def table(self) -> str:
+        """The catalogue's name of the table, as lock keys have it."""
+        return self.before.table_name or self.after.table_name or self.table_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +183,7 @@ def changes_to_undo(log: SqlUndoLog, read: Callable[[Field], object]) -> list[Ro
     if log.sql_type == SqlType.UPDATE and before.keys() != after.keys():
         raise ValueError(f"the images of an UPDATE of {log.table_name} do not hold the same rows")
     keys = list(after) if log.sql_type != SqlType.DELETE else list(before)
-    return [RowChange(log.table_name, key, before.get(key), after.get(key)) for key in reversed(keys)]
+    return [RowChange(log.table, key, before.get(key), after.get(key)) for key in reversed(keys)]
 
 
 def _state(row: Row, read: Callable[[Field], object]) -> State:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from troth.client.sql.undo import BranchUndoLog, Field, Row, SqlUndoLog, TableRecords
-from troth.client.sql.values import JavaValue, JsonValue, Typed, java_double_text
+from troth.client.sql.values import Bean, JavaValue, JsonValue, Typed, java_double_text
 from troth.wire.seata.compressors import compress, decompress
 from troth.wire.seata.enums import CompressorType
 from troth.wire.seata.errors import WireError
@@ -148,7 +148,7 @@ def _field(package: str, tree: JsonValue) -> Field:
 
 
 def java_value(value: JsonValue) -> JavaValue:
-    """A bare JSON value, or Jackson's `[class, value]`."""
+    """A bare JSON value, or Jackson's `[class, value]`, or its `{"@class": class, …}`."""
     match value:
         case Decimal():
             return _double(value)
@@ -156,8 +156,15 @@ def java_value(value: JsonValue) -> JavaValue:
             return value
         case [str(java_class), inner]:
             return Typed(java_class, inner)
+        case dict():
+            name = value.get("@class")
+            if isinstance(name, str):
+                return Bean(name, tuple((key, inner) for key, inner in value.items() if key != "@class"))
+            raise UndoCodecError(f"an object without its class: {_shown(value)}")
         case _:
-            raise UndoCodecError(f"a value that is neither bare nor [class, value]: {_shown(value)}")
+            raise UndoCodecError(
+                f"a value that is neither bare nor [class, value] nor an object with its class: {_shown(value)}"
+            )
 
 
 def _double(value: Decimal) -> float:
@@ -258,6 +265,8 @@ def _extra(field: Field) -> str:
 def _value_text(value: JavaValue) -> str:
     if isinstance(value, Typed):
         return f"[{json_text(value.java_class)},{json_text(value.value)}]"
+    if isinstance(value, Bean):
+        return json_text({"@class": value.java_class, **dict(value.properties)})
     return json_text(value)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from troth.client.sql.undo import BranchUndoLog, Field, Row, SqlUndoLog, TableRecords
 from troth.client.sql.undo_codec import UndoCodecError, java_value, json_text
-from troth.client.sql.values import JavaValue, JsonValue, Typed
+from troth.client.sql.values import Bean, JavaValue, JsonValue, Typed
 
 _PACKAGE = "org.apache.seata"
 
@@ -49,7 +49,13 @@ def _field(field: Field) -> JsonValue:
 
 
 def _value(value: JavaValue) -> JsonValue:
-    return [value.java_class, value.value] if isinstance(value, Typed) else value
+    match value:
+        case Typed():
+            return [value.java_class, value.value]
+        case Bean():
+            return {"@class": value.java_class, **dict(value.properties)}
+        case _:
+            return value
 
 
 def from_plain(tree: JsonValue) -> BranchUndoLog:

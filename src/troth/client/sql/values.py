@@ -33,7 +33,19 @@ class Typed:
     value: JsonValue
 
 
-JavaValue: TypeAlias = bool | int | float | str | Typed | None
+@dataclass(frozen=True, slots=True)
+class Bean:
+    """A value that Jackson writes as an object: `{"@class": "org.postgresql.util.PGobject", "type": "jsonb", …}`."""
+
+    java_class: str
+    properties: tuple[tuple[str, JsonValue], ...]
+
+    def get(self, name: str) -> JsonValue:
+        """The property `name`; None if there is none."""
+        return dict(self.properties).get(name)
+
+
+JavaValue: TypeAlias = bool | int | float | str | Typed | Bean | None
 
 
 class ValueNotSupported(ValueError):
@@ -96,6 +108,8 @@ def to_sql(value: JavaValue) -> SqlValue:
             return _as_integer(value)
         case Typed(java_class=java_class, value=inner):
             return _typed_to_sql(java_class, inner)
+        case Bean(java_class=java_class):
+            raise ValueNotSupported(f"a {java_class} in an undo log of SQLite is not known")
 
 
 def _typed_to_sql(java_class: str, value: JsonValue) -> SqlValue:

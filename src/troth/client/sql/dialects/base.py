@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from troth.client.flow import Flow, Parameters
-from troth.client.sql.image import FullRow, Images
+from troth.client.sql.image import FullRow, Images, Key, Outcome
 from troth.client.sql.statement import Statement
 from troth.client.sql.tables import Column, Refusal, Table
 from troth.client.sql.undo import Field, RowChange, State
@@ -123,6 +123,12 @@ class Dialect(Protocol):
             NotSupported: it cannot be undone exactly.
             ValueNotSupported: a value that no undo log holds.
         """
+        ...
+
+    def read_locked(
+        self, statement: Statement, table: Table, parameters: Parameters
+    ) -> Flow[tuple[Sequence[Key], Outcome]]:
+        """Run the user's SELECT … FOR UPDATE (`Verb.LOCKING_READ`), with the primary keys of its rows."""
         ...
 
     def field(self, column: Column, key_type: str, value: object) -> Field:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Parameters, query
 from troth.client.sql.dialects import sqlite_catalogue, sqlite_images
 from troth.client.sql.dialects.base import Fault, select_matching
 from troth.client.sql.dialects.parsed import Parsed
 from troth.client.sql.dialects.sqlite_grammar import parse
 from troth.client.sql.dialects.sqlite_lockkeys import lock_part
-from troth.client.sql.image import Images
+from troth.client.sql.image import Images, Key, Outcome
 from troth.client.sql.statement import Statement
 from troth.client.sql.tables import Column, Refusal, Table
 from troth.client.sql.undo import Field, RowChange, State
@@ -135,6 +136,13 @@ class SqliteDialect:
     def images(self, statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
         """See `sqlite_images`."""
         return (yield from sqlite_images.images(statement, table, parameters))
+
+    def read_locked(
+        self, statement: Statement, table: Table, parameters: Parameters
+    ) -> Flow[tuple[Sequence[Key], Outcome]]:
+        """SQLite has no such statement."""
+        yield from ()
+        raise NotSupported("SQLite has no SELECT … FOR UPDATE.")
 
     def field(self, column: Column, key_type: str, value: object) -> Field:
         """A value with its storage class, whatever the column's declared type."""

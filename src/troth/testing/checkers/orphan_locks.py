@@ -1,0 +1,32 @@
+"""Locks are derived from live branches: none without one, none missing, none left at the end."""
+
+from __future__ import annotations
+
+from troth.core.model import Phase
+from troth.testing.checkers.checker import Checker
+from troth.testing.coordinator import Coordinator
+
+
+class NoOrphanLock(Checker):
+    """Derives the locks from the open transactions whenever a batch is durable, and compares."""
+
+    name = "no orphan lock"
+
+    def batch_is_durable(self, coordinator: Coordinator) -> None:
+        live = {
+            key: tx.xid
+            for tx in coordinator.engine.transactions().values()
+            if tx.phase is not Phase.COMMITTING
+            for branch in tx.branches.values()
+            for key in branch.keys
+        }
+        held = dict(coordinator.engine.cell.locks.rows())
+        self.check(held == live, f"held {held}, live branches name {live}")
+
+    def starts(self, coordinator: Coordinator) -> None:
+        self.batch_is_durable(coordinator)
+
+    async def finish(self) -> None:
+        engine = self.world.engine
+        self.check(engine is not None and engine.locks_held == 0, "locks are left although everything has ended")
+        self.check(engine is not None and engine.locks_queued == 0, "somebody still queues for a lock")

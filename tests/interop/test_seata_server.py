@@ -1,0 +1,145 @@
+"""Our client's AT against a real Seata server: what a shop does that brings Python to the coordinator it has."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from seata_server import STORE_TABLES, SeataServer, db_store, file_store
+
+import troth
+from fixtures_coordinator import until
+from troth.wire.seata.enums import GlobalStatus
+
+pytestmark = pytest.mark.engines
+
+DEDUCT = "UPDATE account SET balance = balance - ? WHERE id = ?"
+
+
+@pytest.fixture(scope="module", params=["file", pytest.param("db", marks=pytest.mark.soak)])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeataServer]:
+    """A server that remembers in a file, and in long runs one that remembers in MariaDB."""
+    directory = tmp_path_factory.mktemp("seata-server")
+    if request.param == "file":
+        store = file_store(directory)
+    else:
+        mariadb = request.getfixturevalue("mariadb_server")
+        url = mariadb.create_database("seata_store")
+        mariadb.execute(";\n".join(STORE_TABLES), "seata_store")
+        store = db_store(url, mariadb.account)
+    one = SeataServer(directory, store)
+    try:
+        one.wait_until_it_serves()
+        yield one
+    finally:
+        one.close()
+
+
+class Bank:
+    """One business database and how it looks from outside."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.url = f"sqlite:///{file}"
+        with closing(sqlite3.connect(file)) as db, db:
+            db.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")
+            db.executemany("INSERT INTO account VALUES (?, 100)", [(1,), (2,)])
+        troth.at.init(self.url)
+
+    def deduct(self, amount: int, account: int) -> None:
+        """One local transaction."""
+        with closing(troth.at.connect(self.url)) as db:
+            db.execute(DEDUCT, (amount, account))
+            db.commit()
+
+    def read(self, query: str) -> list[tuple[int, ...]]:
+        with closing(sqlite3.connect(self.file)) as db:
+            return db.execute(query).fetchall()
+
+    def balances(self) -> list[int]:
+        return [row[0] for row in self.read("SELECT balance FROM account ORDER BY id")]
+
+    def undo_logs(self) -> int:
+        return self.read("SELECT count(*) FROM undo_log")[0][0]
+
+
+@pytest.fixture
+def shop(server: SeataServer, tmp_path: Path) -> Iterator[tuple[Bank, Bank]]:
+    """A client of the server, and two databases."""
+    troth.init(
+        coordinator=server.address,
+        application=f"python-{tmp_path.name}",
+        lock_retry_interval_s=0.01,
+        lock_retry_times=5,
+    )
+    try:
+        yield Bank(tmp_path / "one.db"), Bank(tmp_path / "two.db")
+    finally:
+        troth.close()
+
+
+def test_a_commit(shop: tuple[Bank, Bank]) -> None:
+    one, two = shop
+    with troth.transaction(name="transfer") as tx:
+        one.deduct(30, 1)
+        two.deduct(-30, 1)
+        assert tx.status() is GlobalStatus.Begin
+    assert (one.balances(), two.balances()) == ([70, 100], [130, 100])
+    until(lambda: one.undo_logs() == two.undo_logs() == 0)
+
+
+def test_an_exception_rolls_back_both(shop: tuple[Bank, Bank]) -> None:
+    one, two = shop
+    with pytest.raises(ValueError, match="no"), troth.transaction(name="transfer"):  # noqa: PT012
+        one.deduct(30, 1)
+        two.deduct(-30, 1)
+        assert one.balances() == [70, 100]
+        raise ValueError("no")
+    assert (one.balances(), two.balances()) == ([100, 100], [100, 100])
+    assert one.undo_logs() == two.undo_logs() == 0
+
+
+def test_a_row_of_another_transaction_is_refused_until_that_has_ended(shop: tuple[Bank, Bank]) -> None:
+    one, _ = shop
+    with troth.transaction(name="holder"):
+        one.deduct(10, 1)
+        with (
+            pytest.raises(troth.LockConflict),
+            troth.transaction(name="other", propagation=troth.Propagation.REQUIRES_NEW),
+        ):
+            one.deduct(1, 1)
+        assert one.balances() == [90, 100], "the refused change is not in"
+    with troth.transaction(name="other"):
+        one.deduct(1, 1)
+    assert one.balances() == [89, 100]
+
+
+@pytest.mark.parametrize("late", [GlobalStatus.TimeoutRollbacking, GlobalStatus.Finished])
+def test_a_timeout_rolls_back_and_a_late_commit_is_not_taken_for_success(
+    shop: tuple[Bank, Bank], late: GlobalStatus
+) -> None:
+    """A real server looks for timeouts once a second, and forgets what has ended."""
+    one, _ = shop
+    tx = troth.transaction(name="slow", timeout=timedelta(milliseconds=400))
+    with pytest.raises((troth.TransactionRolledBack, troth.OutcomeUnknown)), tx:  # noqa: PT012
+        one.deduct(30, 1)
+        until(lambda: tx.status() in (late, GlobalStatus.Finished))
+    until(lambda: one.balances() == [100, 100])
+    until(lambda: one.undo_logs() == 0)
+    until(lambda: tx.status() is GlobalStatus.Finished)
+
+
+def test_a_dirty_row_is_kept_for_a_person(shop: tuple[Bank, Bank]) -> None:
+    """Somebody wrote without a lock: the undo refuses, and neither the stranger's value nor the undo log is lost."""
+    one, _ = shop
+    with pytest.raises(ValueError, match="no"), troth.transaction(name="dirty"):  # noqa: PT012
+        one.deduct(30, 1)
+        with closing(sqlite3.connect(one.file)) as db, db:
+            db.execute("UPDATE account SET balance = 5 WHERE id = 1")
+        raise ValueError("no")
+    assert one.balances() == [5, 100]
+    assert one.undo_logs() == 1

@@ -1,0 +1,400 @@
+"""Ways to break the coordinator, each a replacement in its source. The simulation must see every one of them.
+
+    python tests/simulation/mutations.py                 # all of them
+    python tests/simulation/mutations.py "answers before the write"
+
+A mutation whose text is not found exactly once fails: the list follows the code, and no entry leaves it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MOST_SEEDS = 400
+MOST_SECONDS = 150
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old` in src/troth/`path` becomes `new`."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    # ---- write, then act
+    Mutation(
+        "answers before the write",
+        "server/engine.py",
+        "                if writes:\n                    await self._append(writes)\n"
+        "                self._release(effects)\n",
+        "                self._release(effects)\n"
+        "                if writes:\n                    await self._append(writes)\n",
+    ),
+    Mutation(
+        "forgets the effects that came without a write",
+        "server/engine.py",
+        "                self._release(effects)\n",
+        "                if writes:\n                    self._release(effects)\n",
+    ),
+    Mutation(
+        "goes on after a failed write",
+        "server/engine.py",
+        "        await self.store.append(Batch(self._batch_number, self.ids.last, writes))\n",
+        "        try:\n"
+        "            await self.store.append(Batch(self._batch_number, self.ids.last, writes))\n"
+        "        except Exception:\n"
+        "            self._batch_number -= 1\n",
+    ),
+    Mutation(
+        "does not write the decision",
+        "core/actions.py",
+        "    out.writes.append(fx.MarkGlobal(tx.xid, tx.phase, cause, tx.rollback_only))\n",
+        "",
+    ),
+    Mutation(
+        "does not write a report",
+        "core/actions.py",
+        "    branch.application_data = event.application_data\n    out.writes.append(mark(tx, branch))\n",
+        "    branch.application_data = event.application_data\n",
+    ),
+    Mutation(
+        "does not write a vote",
+        "core/actions.py",
+        "        out.writes.append(fx.MarkGlobal(tx.xid, tx.phase, None, True))\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "writes a batch in the wrong order",
+        "server/engine.py",
+        "            writes += decision.writes\n",
+        "            writes[:0] = decision.writes\n",
+    ),
+    Mutation(
+        "does not write that a branch is done",
+        "core/actions.py",
+        "        out.writes.append(fx.DropBranch(tx.xid, event.branch_id))\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "does not write the end",
+        "core/actions.py",
+        "    out.writes.append(fx.EndGlobal(tx.xid, tx.phase, cause, now))\n",
+        "",
+    ),
+    Mutation(
+        "gives ids again after a step of the clock",
+        "server/engine.py",
+        "        self.ids.skip_past(hot.last_id)\n",
+        "",
+    ),
+    # ---- recovery
+    Mutation(
+        "forgets the locks at load",
+        "core/cell.py",
+        "                    self.locks.take(tx.xid, branch.branch_id, branch.keys)\n                if tx.phase",
+        "                    pass\n                if tx.phase",
+    ),
+    Mutation(
+        "takes locks of committed branches at load",
+        "core/cell.py",
+        "                if tx.phase is not Phase.COMMITTING:\n                    self.locks.take(",
+        "                if tx.phase is not None:\n                    self.locks.take(",
+    ),
+    Mutation(
+        "does not repeat calls that were out at the crash",
+        "core/cell.py",
+        "                    branch.next_due_ms = tx.begin_ms  # its",
+        "                    branch.next_due_ms = None  # its",
+    ),
+    Mutation(
+        "does not schedule what it has loaded",
+        "server/engine.py",
+        "            self._scheduler.set(xid, due_ms(tx))\n        self._running = True",
+        "            pass\n        self._running = True",
+    ),
+    Mutation(
+        "lets a clock that was set back prolong what is open",
+        "server/engine.py",
+        "        self.clock.not_before(_latest_ms(hot.transactions))\n",
+        "",
+    ),
+    Mutation(
+        "does not ask the store for an outcome",
+        "server/engine.py",
+        "        outcome = await self.store.outcome(xid)\n",
+        "        outcome = None\n",
+    ),
+    Mutation(
+        "asks the store for what is still on its way there",
+        "server/engine.py",
+        "        await self._all_decided_is_durable()  # its",
+        "        pass  # its",
+    ),
+    # ---- locks
+    Mutation(
+        "frees a row with the newest branch alone",
+        "core/locks.py",
+        "            if not hold.branches:\n",
+        "            if True:\n",
+    ),
+    Mutation(
+        "skips the lock check",
+        "core/cell.py",
+        "        conflicts = self.locks.conflicts(register.xid, register.keys)\n        if not conflicts:\n",
+        "        conflicts = self.locks.conflicts(register.xid, register.keys)\n        if True:\n",
+    ),
+    Mutation(
+        "grants a queued registration without looking at its other rows",
+        "core/locks.py",
+        "            if not self.conflicts(register.xid, register.keys):\n",
+        "            if True:\n",
+    ),
+    Mutation(
+        "keeps the rows after a commit",
+        "core/actions.py",
+        "    out.asks.extend(Free(tx.xid, branch) for branch in tx.branches.values())\n    if _all",
+        "    if _all",
+    ),
+    Mutation(
+        "frees the rows when the rollback is decided",
+        "core/actions.py",
+        "    out.asks.extend(DenyWaiters(branch) for branch in tx.branches.values())\n",
+        "    out.asks.extend(DenyWaiters(branch) for branch in tx.branches.values())\n"
+        "    out.asks.extend(Free(tx.xid, branch) for branch in tx.branches.values())\n",
+    ),
+    Mutation(
+        "keeps the rows of an undone branch",
+        "core/actions.py",
+        "    out.asks.append(Free(tx.xid, tx.branches[event.branch_id]))\n    drop_branch",
+        "    drop_branch",
+    ),
+    Mutation(
+        "tells everybody that rows are free",
+        "core/cell.py",
+        "                lockable = not self.locks.conflicts(event.xid, event.keys)\n",
+        "                lockable = True\n",
+    ),
+    Mutation(
+        "locks nothing",
+        "server/inbound/seata_requests.py",
+        "            keys = parse_lock_text(resource_id, text)\n",
+        "            keys = parse_lock_text(resource_id, text) and ()\n",
+    ),
+    Mutation(
+        "leaves waiting registrations in the queue at the decision",
+        "core/actions.py",
+        "        out.asks.append(Unqueue(waiting.register))\n",
+        "",
+    ),
+    # ---- decisions
+    Mutation(
+        "commits after the timeout",
+        "core/machine.py",
+        "    Row(OPEN, ev.Commit, when.expired, do.roll_back_for_timeout, ROLLING_BACK),\n",
+        "",
+    ),
+    Mutation(
+        "commits in spite of a vote",
+        "core/machine.py",
+        "    Row(OPEN, ev.Commit, when.voted_down, do.roll_back_for_vote, ROLLING_BACK),\n",
+        "",
+    ),
+    Mutation(
+        "commits with a failed branch",
+        "core/machine.py",
+        "    Row(OPEN, ev.Commit, when.phase_one_failed, do.roll_back_for_failed_branch, ROLLING_BACK),\n",
+        "",
+    ),
+    Mutation(
+        "has no timeout",
+        "core/machine.py",
+        "    Row(OPEN, ev.Due, when.expired, do.time_out, ROLLING_BACK),\n",
+        "",
+    ),
+    Mutation(
+        "takes a branch after the decision",
+        "core/machine.py",
+        "    *(Row(p, ev.Register, None, do.refuse_not_active, p) for p in Phase if p is not OPEN),\n",
+        "    *(Row(p, ev.Register, None, do.admit, p) for p in (COMMITTING, ROLLING_BACK)),\n"
+        "    *(Row(p, ev.Register, None, do.refuse_not_active, p) for p in (COMMITTED, ROLLED_BACK)),\n",
+    ),
+    # ---- phase two
+    Mutation(
+        "skips failed branches at rollback, as Seata does",
+        "core/actions.py",
+        "    _decide(tx, cause, out)\n    out.asks.extend(DenyWaiters(branch)",
+        "    _decide(tx, cause, out)\n"
+        "    for failed in [b for b in tx.branches.values() if b.phase_one.value == 'failed']:\n"
+        "        out.asks.append(Free(tx.xid, tx.branches.pop(failed.branch_id)))\n"
+        "        out.writes.append(fx.DropBranch(tx.xid, failed.branch_id))\n"
+        "    out.asks.extend(DenyWaiters(branch)",
+    ),
+    Mutation(
+        "rolls back the oldest branch first",
+        "core/due.py",
+        "        tx.newest_of.setdefault(branch.resource_id, []).append(branch.branch_id)\n",
+        "        tx.newest_of.setdefault(branch.resource_id, []).insert(0, branch.branch_id)\n",
+    ),
+    Mutation(
+        "cancels TCC branches before newer ones",
+        "core/due.py",
+        "    return not strict or _top(tx, tx.newest) is branch\n",
+        "    return True\n",
+    ),
+    Mutation(
+        "takes a failed phase two for done",
+        "server/outbound/seata.py",
+        "    result = RESULTS.get(status, CallResult.RETRY)\n    believed",
+        "    result = RESULTS.get(status, CallResult.DONE)\n"
+        "    if result is CallResult.DONE:\n"
+        "        return Answered(call.xid, call.branch_id, call.verb, call.attempt, result, None, worker)\n"
+        "    believed",
+    ),
+    Mutation(
+        "does not ask again when a branch stays silent",
+        "core/actions.py",
+        "    plan(tx, branch.answer_due_ms, branch.branch_id)\n",
+        "",
+    ),
+    Mutation(
+        "does not ask again when a branch has failed",
+        "core/actions.py",
+        "branch.attempts, branch.branch_id)\n    plan(tx, branch.next_due_ms, branch.branch_id)\n",
+        "branch.attempts, branch.branch_id)\n",
+    ),
+    Mutation(
+        "takes a resource that nobody serves for done",
+        "core/machine.py",
+        "    Row(ROLLING_BACK, ev.Answered, when.no_channel, do.await_channel, ROLLING_BACK),\n",
+        "    Row(ROLLING_BACK, ev.Answered, when.no_channel, do.undo_branch, ROLLING_BACK),\n",
+    ),
+    Mutation(
+        "gives up a branch that refuses",
+        "core/machine.py",
+        "    Row(ROLLING_BACK, ev.Answered, when.refused, do.freeze_branch, ROLLING_BACK),\n",
+        "    Row(ROLLING_BACK, ev.Answered, when.refused, do.undo_branch, ROLLING_BACK),\n",
+    ),
+    Mutation(
+        "calls over connections that are gone",
+        "server/inbound/seata_link.py",
+        "            self._door.sessions.remove(self._channel)\n",
+        "",
+    ),
+    Mutation(
+        "loses its agenda at a restart",
+        "core/cell.py",
+        "            plan_anew(tx)\n",
+        "",
+    ),
+    Mutation(
+        "does not go on to the older branch",
+        "core/actions.py",
+        "    _call_ready(tx, followers(tx, branch), now, out)\n",
+        "",
+    ),
+    # ---- the truth
+    Mutation(
+        "tells a committer plainly that it is rolled back",
+        "server/inbound/seata_answers.py",
+        "    by_timeout = rolls and (commit_asked or standing.cause is Cause.TIMEOUT)\n",
+        "    by_timeout = rolls and standing.cause is Cause.TIMEOUT\n",
+    ),
+    Mutation(
+        "never answers those who wait for the first round",
+        "core/actions.py",
+        "    if not count:\n        return\n",
+        "    if count >= 0:\n        return\n",
+    ),
+    Mutation(
+        "mixes up the children of a merged request",
+        "server/waiters.py",
+        "(self._ids[index],)",
+        "(self._ids[-1 - index],)",
+    ),
+    Mutation(
+        "answers a merged request in the wrong order",
+        "server/waiters.py",
+        "        answers = tuple(answer for answer in self._answers if answer is not None)\n",
+        "        answers = tuple(answer for answer in reversed(self._answers) if answer is not None)\n",
+    ),
+    # ---- memory
+    Mutation(
+        "never forgets who waited for a resource",
+        "core/cell.py",
+        "self._starved.pop(event.resource_id, ())",
+        "self._starved.get(event.resource_id, ())",
+    ),
+    Mutation(
+        "never forgets an outcome",
+        "core/cell.py",
+        "if outcome.end_ms <= before_ms]",
+        "if outcome.end_ms < 0]",
+    ),
+    Mutation(
+        "keeps waiting registrations of a closed channel",
+        "core/cell.py",
+        "                    self.locks.unqueue(register)\n                    todo.append(ev.Cancelled(",
+        "                    todo.append(ev.Cancelled(",
+    ),
+)
+
+
+def mutated(mutation: Mutation, folder: Path) -> None:
+    """Put a copy of the package into `folder`, with this one thing wrong."""
+    shutil.copytree(ROOT / "src" / "troth", folder / "troth", ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / "troth" / mutation.path
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutation.old) != 1:
+        raise SystemExit(
+            f"{mutation.name}: {text.count(mutation.old)} places in {mutation.path} look like the old text"
+        )
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+
+
+def seed_that_sees(mutation: Mutation) -> tuple[int, str] | None:
+    """The first seed that fails with this mutation, and its first complaint; None if it survives."""
+    with tempfile.TemporaryDirectory() as folder:
+        mutated(mutation, Path(folder))
+        run = subprocess.run(
+            [
+                *(sys.executable, "-m", "troth.testing.simulator", "--failures", "1"),
+                *("--seeds", str(MOST_SEEDS), "--seconds", str(MOST_SECONDS)),
+            ],
+            env={**os.environ, "PYTHONPATH": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    seen = re.search(r"seed (\d+) FAILED\n  (.*)", run.stdout)
+    if seen is None and run.returncode != 0 and "Traceback" in run.stderr:
+        return 0, run.stderr.strip().splitlines()[-1]
+    return None if seen is None else (int(seen[1]), seen[2])
+
+
+def main(names: list[str]) -> int:
+    """Run those named, or all; the exit status is the number of survivors."""
+    survivors = 0
+    for mutation in MUTATIONS:
+        if names and mutation.name not in names:
+            continue
+        seen = seed_that_sees(mutation)
+        survivors += seen is None
+        verdict = "SURVIVES" if seen is None else f"seed {seen[0]}: {seen[1][:110]}"
+        print(f"{mutation.name:66} {verdict}", flush=True)
+    return survivors
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""Seeds of the simulated world: nothing wrong in any, every fault struck, every arrow of the table taken."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from troth.testing.simulator import Batch, describe, main, run_seeds, simulate, timeline
+from troth.testing.world import Options
+
+CI_SEEDS = 2_000
+CI_SECONDS = 55.0
+SOAK_SEEDS = int(os.environ.get("TROTH_SOAK_SEEDS", "100000"))
+ENOUGH_FOR_ZEROES = 400
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The coordinator says much about its deaths."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def judge(batch: Batch) -> None:
+    print(*batch.lines(), sep="\n")
+    assert not batch.failed, "\n".join(line for report in batch.failed for line in describe(report))
+    assert batch.seeds < ENOUGH_FOR_ZEROES or not batch.zeroes()
+
+
+def test_a_few_seeds() -> None:
+    judge(run_seeds(1, 12, seconds=20.0))
+
+
+def test_a_seed_is_always_the_same_run() -> None:
+    one, other = simulate(7), simulate(7)
+    assert one.digest == other.digest
+    assert one.digest != simulate(8).digest
+
+
+def test_without_faults_every_transaction_is_told_its_outcome() -> None:
+    report = simulate(3, Options(violence=0.0))
+    assert not report.complaints
+    assert not {name for name, count in report.faults.items() if count} - {"messages reordered", "requests merged"}
+    told = [line for line in timeline(report) if "concludes that" in line]
+    assert len(told) == report.transactions
+
+
+def test_a_seed_replays_with_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seed", "7"]) == 0
+    printed = capsys.readouterr().out
+    assert f"digest {simulate(7).digest}" in printed
+    assert "GlobalBeginRequest" in printed
+
+
+def test_the_command_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "3", "--seconds", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 seeds, " in printed
+    assert " x message delayed" in printed
+    assert " looks of atomicity" in printed
+
+
+@pytest.mark.engines
+def test_many_seeds() -> None:
+    first = random.SystemRandom().randrange(1, 1_000_000)
+    print(f"seeds from {first} on")
+    judge(run_seeds(first, CI_SEEDS, CI_SECONDS))
+
+
+@pytest.mark.soak
+def test_very_many_seeds() -> None:
+    first = random.SystemRandom().randrange(1_000_000, 2_000_000_000)
+    print(f"seeds from {first} on")
+    judge(run_seeds(first, SOAK_SEEDS, seconds=SOAK_SEEDS * 0.5))
