@@ -27,8 +27,8 @@ $(STAMP): $(UV) requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --editable .
 	touch $@
 
-demo: $(STAMP) ## buy and not buy: three services, three databases, all or nothing
-	$(BIN)/troth demo
+demo: $(STAMP) ## buy and not buy: three services, three databases, all or nothing (DB=postgres or DB=mysql: private servers)
+	$(BIN)/troth demo $(if $(DB),--db $(DB))
 
 check: $(STAMP) ## ruff, mypy, import-linter, unit tests (< 3 min)
 	scripts/check
