@@ -1,8 +1,12 @@
 """Fixtures that every part of the tests may use."""
 
+import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A run in the background is started with SIGINT ignored, and its children would inherit that: they must hear Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ("fixtures_coordinator", "fixtures_servers")

@@ -80,10 +80,10 @@ class Table:
     children: tuple[ForeignKey, ...] = ()
     """Foreign keys of other tables (and of this one) that refer to it."""
     source: str = ""
-    spelling: str = ""
-    """What undo rows call it for Java, which makes SQL of that (empty: `name`)."""
     traits: frozenset[str] = frozenset()
     """What a dialect notes for itself, by names of its own."""
+    spelling: str = ""
+    """What undo rows call it for Java, which makes SQL of that (empty: `name`)."""
 
     @cached_property
     def key(self) -> tuple[str, ...]:

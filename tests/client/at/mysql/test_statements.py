@@ -239,3 +239,19 @@ def test_the_undo_row_is_as_java_writes_it(database, in_global):
     )
     database.coordinator.commit(XID)
     assert database.undo_rows() == []
+
+
+@pytest.mark.parametrize("name", ["order", "two words", "a`b", "50%", "a.b", "plain"])
+def test_names_that_want_quotes(database, in_global, name):
+    quoted = "`" + name.replace("`", "``") + "`"
+    database.run(f"CREATE TABLE {quoted} (`key` INT PRIMARY KEY, `a % b` INT)", f"INSERT INTO {quoted} VALUES (1, 1)")
+    connection = database.connect(autocommit=True)
+    with in_global(XID):
+        cursor = connection.cursor()
+        cursor.execute(f"UPDATE {quoted} SET `a % b` = `a % b` + 1")
+        cursor.execute(f"INSERT INTO {quoted.replace('%', '%%')} VALUES (%s, %s)", (2, 2))
+    logs = [json.loads(row[-1])["sqlUndoLogs"][1][0] for row in database.undo_rows()]
+    assert {log["tableName"] for log in logs} == {name if name == "plain" else quoted}
+    assert {log["afterImage"]["tableName"] for log in logs} == {name}
+    database.coordinator.rollback(XID)
+    assert database.rows(f"SELECT * FROM {quoted}") == [(1, 1)]

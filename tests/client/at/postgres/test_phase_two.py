@@ -206,7 +206,7 @@ def test_rows_of_java(database, coordinator, change):
     database.run("CREATE TABLE j (id int PRIMARY KEY, ts timestamp, tz timestamptz, d date, t time, js jsonb, a int[], "
                  "s text[], n numeric, l int8)")  # fmt: skip
     database.run("INSERT INTO j VALUES (1, '2024-01-01 10:00:00.123456', '2024-01-01 10:00:00.5+00', '2024-02-29', "
-                 "'03:04:05', '{\"a\": 1}', '{1,NULL}', '{\"a b\",\"c\\\"d\"}', 7.50, 5)")  # fmt: skip
+                 "'03:04:05', '{\"a\": 1}', '{1,NULL}', '{\"a b\",\"c\\\"d\"}', 7.25, 5)")  # fmt: skip
     before = database.dump()
     change("DELETE FROM j")
 

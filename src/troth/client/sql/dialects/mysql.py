@@ -6,6 +6,7 @@ Run against MariaDB 10.11. What only MySQL has (no RETURNING, JSON as a type) is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from types import MappingProxyType
@@ -36,6 +37,7 @@ CREATE_UNDO_TABLE = """CREATE TABLE IF NOT EXISTS undo_log (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COMMENT = 'AT transaction mode undo table'"""
 
 _UNDO_COLUMNS = ("branch_id", "xid", "context", "rollback_info", "log_status", "log_created", "log_modified")
+_NAMES = re.compile(r"(`(?:[^`]|``)+`)|([^`.]+)")
 _BUSY = frozenset({1205, 1213, 3572})
 """Lock wait timeout, deadlock, NOWAIT."""
 _CONSTRAINT = frozenset({1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 1761, 1762, 3819, 4025})
@@ -154,9 +156,13 @@ class MySqlDialect:
         return known[1]
 
     def undone_table(self, name: str) -> Flow[Table | Refusal]:
-        """The table that undo rows call `name`: Java keeps the user's quotes there."""
-        parts = [part.strip("`") for part in name.split(".")]
-        return (yield from self.read_table(parts[-2] if len(parts) > 1 else None, parts[-1]))
+        """The table that undo rows call `name`: the catalogue's name, or (Java) the spelling of a user's statement."""
+        if not name.startswith("`"):
+            table = yield from self.read_table(None, name)
+            if isinstance(table, Table) or "." not in name:
+                return table
+        parts = [quoted[1:-1].replace("``", "`") if quoted else plain for quoted, plain in _NAMES.findall(name)]
+        return (yield from self.read_table(parts[-2] if len(parts) > 1 else None, parts[-1] if parts else name))
 
     # --- images ---
 

@@ -10,6 +10,7 @@ from itertools import groupby
 from troth.client.flow import Flow, Rows, query
 from troth.client.sql.dialects import mysql_types
 from troth.client.sql.dialects.mysql_types import QUALIFIER, Family, family, quote
+from troth.client.sql.dialects.mysql_words import RESERVED
 from troth.client.sql.tables import Column, ForeignKey, Refusal, Table, UniqueKey
 
 AUTO_INCREMENT, ON_UPDATE, HAS_DEFAULT = "auto increment ", "on update ", "default "
@@ -61,6 +62,7 @@ _VARIABLES = (
     "'innodb_autoinc_lock_mode', 'auto_increment_increment')"
 )
 _STRANGE_MODES = ("ANSI_QUOTES", "NO_BACKSLASH_ESCAPES", "PAD_CHAR_TO_FULL_LENGTH")
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 _TEMPORARY = re.compile(r"CREATE\s+TEMPORARY\b", re.IGNORECASE)
 
 
@@ -168,8 +170,21 @@ def read_table(database: str, name: str) -> Flow[Table | Refusal]:
     parents = yield from _foreign_keys(database, database, name)
     children = yield from _children(database, name)
     return Table(
-        name, (*columns, *hashes), unique_keys, parents, children, source(database, name), frozenset(_traits(rows))
+        name,
+        (*columns, *hashes),
+        unique_keys=unique_keys,
+        parents=parents,
+        children=children,
+        source=source(database, name),
+        traits=frozenset(_traits(rows)),
+        spelling=_spelling(name),
     )
+
+
+def _spelling(name: str) -> str:
+    """The name for Java, which puts it into the SQL of its undo as it is."""
+    is_plain = _PLAIN_NAME.fullmatch(name) and name.upper() not in RESERVED
+    return name if is_plain else f"`{name.replace('`', '``')}`"
 
 
 def _columns(rows: Rows, keys: Rows) -> tuple[Column, ...]:

@@ -256,8 +256,10 @@ class PostgresDialect:
 
 def _respelling(column: Column) -> str:
     """The placeholder for a value, shown as an image shows it."""
-    if column.base_type == "money" or column.base_type.startswith("reg"):
-        return "%s::text"
+    if column.base_type == "money":
+        return f"{mark(column)}::numeric::text"
+    if column.base_type.startswith("reg"):
+        return "%s::oid::text"
     if column.base_type == "bytea":
         return "('\\x' || encode(%s::bytea, 'hex'))"
     if column.base_type in ("bpchar", "inet"):

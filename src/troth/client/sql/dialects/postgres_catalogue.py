@@ -43,7 +43,8 @@ BY_NAME = _FINGERPRINT + (
 
 _TABLE = """
 SELECT json_build_object(
-  'schema', n.nspname, 'name', c.relname, 'spelling', quote_ident(c.relname), 'space', quote_ident(n.nspname), 'kind', c.relkind, 'persistence', c.relpersistence,
+  'schema', n.nspname, 'name', c.relname, 'space', quote_ident(n.nspname),
+  'spelling', quote_ident(c.relname), 'kind', c.relkind, 'persistence', c.relpersistence,
   'partition', c.relispartition, 'rules', c.relhasrules, 'secured', pg_catalog.row_security_active(c.oid),
   'children', EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid) AND c.relkind = 'r',
   'triggers', (SELECT json_agg(t.tgname) FROM pg_catalog.pg_trigger t
@@ -178,8 +179,8 @@ def read_table(oid: str, undo_table: tuple[str, str]) -> Flow[Table | Refusal]:
         tuple(_foreign_key(key) for key in keys if key["own"]),
         tuple(_foreign_key(key) for key in keys if key["referred"]),
         spelled(facts["schema"], facts["name"]),
-        _lock_name(facts["space"], facts["spelling"]),
         frozenset({PARTITIONED} if facts["kind"] == "p" else ()),
+        _lock_name(facts["space"], facts["spelling"]),
     )
 
 
