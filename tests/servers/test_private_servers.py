@@ -113,3 +113,7 @@ def test_without_root_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ServersMissing, match="apt-get install --no-install-recommends mariadb-server"):
         install.install([Kind.MARIADB])
+
+
+def test_two_mariadbs_do_not_share_their_temporary_files(mariadb_server: PrivateServer) -> None:
+    assert mariadb_server.execute("SELECT @@tmpdir").strip() == str(mariadb_server.directory)

@@ -85,3 +85,12 @@ def test_bad_lines_are_reported_and_the_rest_is_read(command):
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [set(line["error"]) for line in lines[:4]] == [{"reason", "offset"}] * 4
     assert "context" in lines[4]
+
+
+@pytest.mark.parametrize("command", ["init", "check"])
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_a_database_that_cannot_be_reached_is_one_line_without_the_password(command, scheme):
+    refused = RUNNER.invoke(at.app, [command, f"{scheme}://u:secret@127.0.0.1:1/x"])
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"{scheme}://u:***@127.0.0.1:1/x: ")
+    assert "secret" not in refused.output

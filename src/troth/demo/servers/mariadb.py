@@ -46,7 +46,9 @@ def _plan(directory: Path, account: Account) -> Plan:
     )
     first.chmod(0o644)  # the directory is closed to all but the server's user
     make = (programs["mariadb-install-db"], "--no-defaults", f"--datadir={data}", "--skip-test-db")
-    options = ("--auth-root-authentication-method=normal", "--skip-name-resolve")
+    # A server that starts removes what it takes for its own leftovers there, so /tmp is not for several of them.
+    temporary = f"--tmpdir={directory}"
+    options = (temporary, "--auth-root-authentication-method=normal", "--skip-name-resolve")
     return Plan(
         prepare=((*make, *options),),
         serve=(
@@ -55,6 +57,7 @@ def _plan(directory: Path, account: Account) -> Plan:
             f"--datadir={data}",
             f"--port={account.port}",
             f"--init-file={first}",
+            temporary,
             *_SETTINGS,
         ),
         ready_file="",
