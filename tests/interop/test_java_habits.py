@@ -27,8 +27,11 @@ def test_a_second_resource_is_registered_one_way_on_the_same_connection(
         first, *further = [seen.frame.message_type for seen in registrations if seen.line == line]
         assert first is MessageType.REQUEST
         assert set(further) <= {MessageType.ONEWAY}
-    assert registrations[-1].frame.message_type is MessageType.ONEWAY
-    assert len(wiretap.bodies(m.RegisterRMResponse)) == len(registrations), "and is answered all the same"
+    # The JVM may have reconnected since: then all its resources came in one registration.
+    further = [seen for seen in registrations if seen.frame.message_type is MessageType.ONEWAY]
+    assert further
+    answered = [seen for seen in wiretap.seen if isinstance(seen.body, m.RegisterRMResponse)]
+    assert {seen.line for seen in further} <= {seen.line for seen in answered}, "and is answered all the same"
     for shop, kind in ((mariadb_shop, "mysql"), (postgres_shop, "postgresql")):
         assert shop.resource_id.startswith(f"jdbc:{kind}://127.0.0.1:")
         xid = shop.java.call("begin")
