@@ -13,7 +13,7 @@ from troth.testing.simulator import Batch, describe, main, run_seeds, simulate, 
 from troth.testing.world import Options
 
 CI_SEEDS = 2_000
-CI_SECONDS = 55.0
+CI_SECONDS = 25.0
 SOAK_SEEDS = int(os.environ.get("TROTH_SOAK_SEEDS", "100000"))
 ENOUGH_FOR_ZEROES = 400
 
