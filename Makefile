@@ -39,8 +39,8 @@ test: $(STAMP) ## check + one of each kind on real processes
 soak: $(STAMP) ## the long runs
 	$(BIN)/pytest -m soak --durations=20
 
-bench: $(STAMP) ## figures: the load generator against a private coordinator
-	$(BIN)/python bench/run.py
+bench: $(STAMP) ## figures beside real Seata servers, into docs/benchmarks.md (Go, a JDK, Maven; some 12 min)
+	$(BIN)/python bench/run.py --all --write docs/benchmarks.md
 
 docs: $(STAMP) ## redraw what the docs show of the code
 	$(BIN)/python scripts/draw_table.py > docs/transitions.md

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 HEADINGS = (
     "connections × in flight",
     "tx/s",
@@ -51,6 +50,8 @@ class Measurement:
     store_commits: int | None
     tx_per_store_commit: float | None
     server_cpu_us_per_tx: float | None
+    server: str = "troth"
+    round: int = 1
 
     def line(self) -> str:
         """One line for someone who watches."""
@@ -110,10 +111,11 @@ def as_markdown(table: Sequence[tuple[str, ...]], facts: Mapping[str, str]) -> s
     return text + "\n\n" + "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
 
 
-def write_into(path: Path, block: str) -> None:
-    """Put `block` between the two marks of `path`. Raises ValueError when the marks are not there."""
-    before, begin, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+def write_into(path: Path, block: str, name: str = "figures") -> None:
+    """Put `block` between the two marks of `path` that carry `name`. Raises ValueError when the marks are not there."""
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = path.read_text().partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{path} has no lines {BEGIN} and {END} to write between")
-    path.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")
+        raise ValueError(f"{path} has no lines {first} and {last} to write between")
+    path.write_text(f"{before}{first}\n{block}\n{last}{after}")

@@ -1,10 +1,13 @@
 """How many transactions a second, and how long each takes: `troth serve` under load, on this machine.
 
-Every round starts a coordinator of its own on a fresh store and runs every shape (connections x in flight) once; the
-order of the shapes turns from round to round, so that a machine that gets slower does not favour one. Printed are the
-median and the spread (min-max) over the rounds, and the conditions without which they mean nothing. A transaction is
-begin, one AT branch with two row locks, commit; phase two is answered at once. Nothing is written unless --write is
-given.
+Without --seata, --java, --at or --all: troth alone. Every round starts a coordinator of its own on a fresh store and
+runs every shape (connections x in flight) once; the order of the shapes turns from round to round, so that a machine
+that gets slower does not favour one. Printed are the median and the spread (min-max) over the rounds, and the
+conditions without which they mean nothing. A transaction is begin, one AT branch with two row locks, commit; phase two
+is answered at once.
+
+With --seata beside real Seata servers, with --java under Seata's own Java client, with --at what AT costs on each
+database; --all is everything, and what `make bench` runs. Nothing is written unless --write is given.
 """
 
 import argparse
@@ -16,82 +19,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from conditions import conditions
-from figures import Measurement, Shape, as_markdown, as_text, rows, write_into
+from figures import Measurement, Shape, as_text, rows
+from generator import Generator, Length, LoadFailed, build_generator, measure, measure_from_outside
+from java_load import JavaError
+from page import Section, alone
+from parts import FULL, PARTS, QUICK
 from private_server import PrivateServer, ServerFailed, private_server
 
-HERE = Path(__file__).parent
+from troth.demo.servers.plan import ServersMissing
+
 SHAPES = (Shape(1, 1), Shape(8, 8), Shape(8, 32), Shape(64, 1))
-
-
-class LoadFailed(Exception):
-    """The generator saw something it must never see; the text says what."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generator:
-    """The program that makes the load, and what it is."""
-
-    command: tuple[str, ...]
-    version: str
-
-
-def build_generator(wanted: str, directory: Path) -> Generator:
-    """Compile the Go generator into `directory`, or take the Python one."""
-    go = shutil.which("go")
-    if wanted == "python" or (wanted == "auto" and go is None):
-        return Generator((sys.executable, str(HERE / "load.py")), "bench/load.py (Python: often the limit itself)")
-    if go is None:
-        raise LoadFailed("there is no `go` on the PATH to compile bench/load with; try --generator python")
-    binary = directory / "load"
-    subprocess.run([go, "build", "-o", str(binary), "."], cwd=HERE / "load", check=True)
-    version = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
-    return Generator((str(binary),), f"bench/load ({version})")
-
-
-def generate(generator: Generator, address: str, shape: Shape, options: argparse.Namespace) -> dict[str, float]:
-    """Run the generator once and give its report. Raises LoadFailed when it counted an error."""
-    command = [*generator.command, "--addr", address, "--json", "--warmup-s", str(options.warmup_s)]
-    command += ["--connections", str(shape.connections), "--in-flight", str(shape.in_flight)]
-    if options.transactions:
-        command += ["--transactions", str(options.transactions)]
-    else:
-        command += ["--seconds", str(options.seconds)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise LoadFailed(f"{shape}: the generator ended with status {done.returncode}\n{done.stdout}")
-    said: dict[str, float] = json.loads(done.stdout)
-    return said
-
-
-def measure(
-    generator: Generator, server: PrivateServer | str, shape: Shape, options: argparse.Namespace
-) -> Measurement:
-    """One run: the generator's figures, and for a server of our own the store commits it took."""
-    if isinstance(server, str):
-        said, store_commits, shared, cpu_us = generate(generator, server, shape, options), None, None, None
-    else:
-        before = server.counts()
-        said = generate(generator, server.address, shape, options)
-        after = server.counts_at(before.committed + int(said["committed_total"]))
-        store_commits = after.store_commits - before.store_commits
-        shared = round(said["committed_total"] / store_commits, 2) if store_commits else None
-        cpu_us = round((after.cpu_s - before.cpu_s) * 1e6 / said["committed_total"], 1) if after.cpu_s else None
-    return Measurement(
-        shape=shape,
-        transactions=int(said["transactions"]),
-        tx_per_s=said["tx_per_s"],
-        whole_per_s=said["whole_per_s"],
-        p50_ms=said["p50_ms"],
-        p99_ms=said["p99_ms"],
-        max_ms=said["max_ms"],
-        store_commits=store_commits,
-        tx_per_store_commit=shared,
-        server_cpu_us_per_tx=cpu_us,
-    )
+FAILURES = (LoadFailed, ServerFailed, ServersMissing, JavaError, ValueError, OSError, subprocess.SubprocessError)
 
 
 @contextmanager
@@ -108,51 +49,89 @@ def coordinator(options: argparse.Namespace, directory: Path, number: int) -> It
     shutil.rmtree(place)
 
 
-def measure_all(
+def measure_alone(
     generator: Generator, options: argparse.Namespace, directory: Path, tell: Callable[[str], None]
 ) -> list[Measurement]:
     """All rounds, interleaved: the shapes of a round follow each other, each round starting with another one."""
     shapes: tuple[Shape, ...] = tuple(options.shape) or SHAPES
+    length = Length(options.seconds, options.warmup_s, options.transactions)
     measurements = []
-    for number in range(options.rounds):
-        turned = number % len(shapes)
+    for number in range(1, options.rounds + 1):
+        turned = (number - 1) % len(shapes)
         with coordinator(options, directory, number) as server:
             for shape in shapes[turned:] + shapes[:turned]:
-                measurement = measure(generator, server, shape, options)
-                tell(f"round {number + 1}/{options.rounds} {measurement.line()}")
-                measurements.append(measurement)
+                if isinstance(server, str):
+                    run = measure_from_outside(generator, server, server, shape, length, number)
+                else:
+                    run = measure(generator, server, shape, length, number)
+                tell(f"round {number}/{options.rounds} {run.line()}")
+                measurements.append(run)
     return measurements
 
 
-def bench(options: argparse.Namespace) -> None:
-    """Measure, print, and write into the docs if asked to."""
-    with tempfile.TemporaryDirectory(prefix="troth-bench-", dir=options.directory) as temporary:
-        directory = Path(temporary)
-        generator = build_generator(options.generator, directory)
-        store = f"unknown: the coordinator at {options.addr}" if options.addr else store_text(options.store)
-        facts = conditions(directory, store, generator.version)
-        facts["Runs"] = runs_text(options)
-        measurements = measure_all(generator, options, directory, lambda text: print(text, file=sys.stderr, flush=True))
-    table = rows(measurements)
+def tell(text: str) -> None:
+    """To whoever watches."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def bench_alone(options: argparse.Namespace, generator: Generator, directory: Path) -> None:
+    """troth alone: measure, print, and write into the docs if asked to."""
+    store = f"unknown: the coordinator at {options.addr}" if options.addr else store_text(options.store)
+    facts = conditions(directory, store, generator.version)
+    length = Length(options.seconds, options.warmup_s, options.transactions)
+    facts["Runs"] = f"{options.rounds} interleaved rounds, {length}"
+    measurements = measure_alone(generator, options, directory, tell)
     if options.json:
         print(json.dumps({"conditions": facts, "measurements": [m.as_json() for m in measurements]}))
     else:
-        print("\n" + as_text(table) + "\n")
+        print("\n" + as_text(rows(measurements)) + "\n")
         print("\n".join(f"{name + ':':<13}{fact}" for name, fact in facts.items()))
     if options.write:
-        write_into(options.write, as_markdown(table, facts))
-        print(f"written into {options.write}", file=sys.stderr)
+        alone(measurements, facts).write(options.write)
+        tell(f"written into {options.write}")
+
+
+def bench_parts(options: argparse.Namespace, generator: Generator, directory: Path) -> None:
+    """What --seata, --java and --at ask for; each part is printed, and written if asked to, as soon as it is there."""
+    measured: dict[str, list[dict[str, object]]] = {}
+    for name in wanted_parts(options):
+        part = PARTS[name](generator, directory, QUICK if options.quick else FULL, tell)
+        measured[name] = part.measured
+        for section in part.sections:
+            show(section, options)
+    if options.json:
+        print(json.dumps(measured))
+
+
+def wanted_parts(options: argparse.Namespace) -> list[str]:
+    """Those that are named, or all of them."""
+    named = [name for name in PARTS if getattr(options, name)]
+    return list(PARTS) if options.all or (options.quick and not named) else named
+
+
+def show(section: Section, options: argparse.Namespace) -> None:
+    """Print a section, and write it."""
+    if not options.json:
+        print("\n" + section.text, flush=True)
+    if options.write:
+        section.write(options.write)
+        tell(f"{section.name}: written into {options.write}")
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Measure in a directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="troth-bench-", dir=options.directory) as temporary:
+        directory = Path(temporary)
+        generator = build_generator(options.generator, directory)
+        if wanted_parts(options):
+            bench_parts(options, generator, directory)
+        else:
+            bench_alone(options, generator, directory)
 
 
 def store_text(store: str) -> str:
     """How the conditions name the store."""
     return "sqlite, WAL, synchronous=FULL, a fresh file each round" if store == "sqlite" else store
-
-
-def runs_text(options: argparse.Namespace) -> str:
-    """How the conditions name the length of the runs."""
-    length = f"{options.transactions} transactions" if options.transactions else f"{options.seconds:g} s"
-    return f"{options.rounds} interleaved rounds, {length} each after {options.warmup_s:g} s of warm-up"
 
 
 def shape(text: str) -> Shape:
@@ -184,6 +163,10 @@ def parse(args: list[str]) -> argparse.Namespace:
         "--store", default="sqlite", metavar="URL", help="`sqlite`: a fresh file each round (default), or memory://"
     )
     parser.add_argument("--directory", type=Path, help="where the temporary databases lie (default: the system's)")
+    for name, part in PARTS.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"{part.__doc__} (its lengths are its own)")
+    parser.add_argument("--all", action="store_true", help="all of these")
+    parser.add_argument("--quick", action="store_true", help="the same in short, to see that it works: no figures")
     parser.add_argument("--addr", metavar="HOST:PORT", help="measure a running coordinator, such as a Seata server")
     parser.add_argument(
         "--generator",
@@ -194,6 +177,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--write", type=Path, metavar="FILE", help="put table and conditions into docs/benchmarks.md")
     parser.add_argument("--json", action="store_true", help="print every single run as one JSON object")
     options = parser.parse_args(args)
+    if options.quick and options.write:
+        parser.error("--quick gives no figures worth writing")
     if options.rounds < 1 or options.seconds <= 0 or options.transactions < 0 or options.warmup_s < 0:
         parser.error("--rounds and --seconds must be positive, --transactions and --warmup-s not negative")
     return options
@@ -204,7 +189,15 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated bench ends its server too
     try:
         bench(parse(sys.argv[1:]))
-    except (LoadFailed, ServerFailed, ValueError, OSError, subprocess.CalledProcessError) as error:
+    except (
+        LoadFailed,
+        ServerFailed,
+        ServersMissing,
+        JavaError,
+        ValueError,
+        OSError,
+        subprocess.SubprocessError,
+    ) as error:
         print(f"bench/run.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

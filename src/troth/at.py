@@ -13,6 +13,7 @@ Outside of a global transaction the connection behaves as the driver's own. The 
 |---|---|---|
 | `sqlite:///relative`, `sqlite:////absolute` | sqlite3 | aiosqlite |
 | `postgresql://user:password@host:port/database` | psycopg 3 | psycopg 3 |
+| `postgresql+asyncpg://…` | | asyncpg |
 | `mysql://user:password@host:port/database`, `mariadb://…` | PyMySQL | |
 """
 
@@ -38,7 +39,7 @@ class _Driver:
     `sync` has `connect`, `asyncio` has `connect_async`, `table` has `init` and `check`.
     """
 
-    sync: str
+    sync: str | None
     asyncio: str | None
     table: str
 
@@ -47,6 +48,7 @@ _DRIVERS: Mapping[str, _Driver] = MappingProxyType(
     {
         "sqlite": _Driver("dbapi", "aiosqlite", "sqlite"),
         **dict.fromkeys(("postgresql", "postgres"), _Driver("psycopg", "psycopg_async", "psycopg")),
+        "postgresql+asyncpg": _Driver(None, "asyncpg", "psycopg"),
         **dict.fromkeys(("mysql", "mariadb"), _Driver("pymysql", None, "pymysql")),
     }
 )
@@ -56,7 +58,7 @@ def _driver(url: str) -> _Driver:
     scheme, separator, _ = url.partition("://")
     if not separator:
         raise ValueError(f"{url!r} is not a database URL: write sqlite:///relative/path or postgresql://host/database")
-    driver = _DRIVERS.get(scheme.partition("+")[0])
+    driver = _DRIVERS.get(scheme, _DRIVERS.get(scheme.partition("+")[0]))
     if driver is None:
         raise NotSupported(
             f"AT on {scheme!r} is not supported by this version.", f"It has AT on {', '.join(_DRIVERS)}."
@@ -80,7 +82,10 @@ def connect(url: str, *, client: ResourceClient | None = None, **driver_options:
         NotSupported: a database that AT cannot work on; the hint says what to do.
         ImportError: the driver is not installed; the text says how to install it.
     """
-    return _module(_driver(url).sync).connect(url, client, **driver_options)
+    name = _driver(url).sync
+    if name is None:
+        raise NotSupported(f"{url.partition(':')[0]} is a driver for asyncio only.", "Use connect_async().")
+    return _module(name).connect(url, client, **driver_options)
 
 
 async def connect_async(url: str, *, client: ResourceClient | None = None, **driver_options: Any) -> Any:

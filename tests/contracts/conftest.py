@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import MappingProxyType
 
+import asyncpg
 import pytest
 
 from troth.stores.memory import MemoryStore
@@ -25,20 +28,47 @@ def sqlite(directory: Path) -> Place:
     return lambda: open_store(f"sqlite:///{directory}/troth.db")
 
 
-PLACES = (memory, sqlite)
+PLACES = MappingProxyType({"memory": memory, "sqlite": sqlite})
 
 
-@pytest.fixture(params=PLACES, ids=[place.__name__ for place in PLACES])
+@pytest.fixture(params=[*PLACES, pytest.param("postgres", marks=pytest.mark.engines)])
 def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Place]:
     """Gives an empty place each time."""
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_store_url")
+
+        def make_in_postgres() -> Place:
+            asyncio.run(empty(url))
+            return lambda: open_store(url)
+
+        return make_in_postgres
     numbers = itertools.count()
 
     def make() -> Place:
         directory = tmp_path / str(next(numbers))
         directory.mkdir()
-        return request.param(directory)
+        return PLACES[request.param](directory)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def postgres_store_url(new_postgres_database: Callable[[], str]) -> str:
+    """A database for one store after the other."""
+    return new_postgres_database()
+
+
+async def empty(url: str) -> None:
+    """What a new database is like, but for the tables."""
+    connection = await asyncpg.connect(url)
+    try:
+        if await connection.fetchval("SELECT to_regclass('troth.cell')") is not None:
+            await connection.execute(
+                "DELETE FROM troth.global_transaction; DELETE FROM troth.branch; UPDATE troth.cell SET epoch = 0,"
+                " holder = NULL, lease_until = '-infinity', last_batch_epoch = 0, last_batch = 0, last_id = 0"
+            )
+    finally:
+        await connection.close()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -132,6 +133,11 @@ async def agree(store: Store, reference: Reference, number: int) -> None:
         assert await store.outcome(outcome.xid) == outcome
 
 
+@pytest.mark.parametrize(
+    "new_place",
+    ["memory", "sqlite", pytest.param("postgres", marks=[pytest.mark.engines, pytest.mark.soak])],
+    indirect=True,
+)
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

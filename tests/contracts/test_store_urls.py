@@ -31,7 +31,7 @@ def test_a_known_url_names_its_store(url: str, kind: type, durable: bool) -> Non
     [
         ("", "known are memory://"),
         ("troth.db", "known are memory://"),
-        ("postgresql://u:secret@h/db", "no store is known for 'postgresql'"),
+        ("oracle://u:secret@h/db", "no store is known for 'oracle'"),
         ("sqlite://", "use memory://"),
         ("sqlite:///", "use memory://"),
         ("sqlite:///:memory:", "use memory://"),

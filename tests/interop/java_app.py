@@ -18,6 +18,8 @@ from maven import class_path, java
 NEWEST = "2.6.0"
 OLDER = ("2.3.0", "2.2.0")
 ANSWER_WITHIN_S = 60.0
+QUICK_START = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""A JVM for tests: soon there, and small."""
 
 
 class JavaError(Exception):
@@ -52,6 +54,7 @@ class JavaApp:
         application: str = "java-shop",
         version: str = NEWEST,
         settings: Mapping[str, str] = MappingProxyType({}),
+        jvm: tuple[str, ...] = QUICK_START,
     ) -> None:
         self.log_file = log
         self._ids = itertools.count(1)
@@ -65,7 +68,7 @@ class JavaApp:
             "org.slf4j.simpleLogger.showDateTime": "true",
             **settings,
         }
-        command = [java(), "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+        command = [java(), *jvm]
         command += [f"-D{name}={value}" for name, value in properties.items()]
         command += ["-cp", class_path("java", f"target/{version}", f"-Dseata.version={version}")]
         with log.with_suffix(".err").open("ab") as errors:
@@ -90,9 +93,9 @@ class JavaApp:
             self.process.stdin.flush()
         return pending
 
-    def call(self, op: str, **arguments: object) -> Any:
+    def call(self, op: str, *, within_s: float = ANSWER_WITHIN_S, **arguments: object) -> Any:
         """Send a command and wait for its value."""
-        return self.post(op, **arguments).result(ANSWER_WITHIN_S)  # type: ignore[arg-type]
+        return self.post(op, **arguments).result(within_s)  # type: ignore[arg-type]
 
     def kill(self) -> None:
         """SIGKILL, as a power cut would."""

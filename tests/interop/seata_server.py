@@ -5,14 +5,21 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from maven import class_path, java
 from shop import jdbc_url
 
 from troth.demo.servers.plan import Account
+from troth.demo.servers.private import PrivateServer
 
 START_WITHIN_S = 120.0
+QUICK_START = ("-Xmx384m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""A JVM for tests: soon there, and small."""
+AS_SHIPPED = ("-Xms2048m", "-Xmx2048m", "-Xss640k", "-XX:MaxDirectMemorySize=1024m")
+"""The JVM that Seata's own start script asks for; compilers and collector are the JVM's choice."""
 _COMMON = "xid VARCHAR(128) NOT NULL, transaction_id BIGINT, gmt_create DATETIME(6), gmt_modified DATETIME(6)"
 STORE_TABLES = (
     f"CREATE TABLE global_table ({_COMMON}, status TINYINT NOT NULL, application_id VARCHAR(64),"
@@ -59,14 +66,28 @@ def db_store(url: str, account: Account) -> dict[str, str]:
     }
 
 
+def db_store_in(mariadb: PrivateServer, name: str) -> dict[str, str]:
+    """Make the database `name` with STORE_TABLES; gives the settings of DB mode in it."""
+    url = mariadb.create_database(name)
+    mariadb.execute(";\n".join(STORE_TABLES), name)
+    return db_store(url, mariadb.account)
+
+
 class SeataServer:
     """One server process. Everything it writes, its home included, stays in `directory`."""
 
-    def __init__(self, directory: Path, store: dict[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        store: dict[str, str],
+        *,
+        jvm: tuple[str, ...] = QUICK_START,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.directory = directory
         self.log_file = directory / "server.log"
         self.port, console_port = _free_port(), _free_port()
-        settings = {
+        properties = {
             "user.home": str(directory),
             "server.port": str(console_port),
             "seata.server.service-port": str(self.port),
@@ -75,9 +96,10 @@ class SeataServer:
             **store,
             "seata.store.session.mode": store["seata.store.mode"],
             "seata.store.lock.mode": store["seata.store.mode"],
+            **settings,
         }
-        command = [java(), "-Xmx384m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-        command += [f"-D{name}={value}" for name, value in settings.items()]
+        command = [java(), *jvm]
+        command += [f"-D{name}={value}" for name, value in properties.items()]
         command += ["-cp", class_path("seata-server", "target"), "io.seata.server.ServerApplication"]
         command += ["-h", "127.0.0.1", "-p", str(self.port), "-m", store["seata.store.mode"]]
         with self.log_file.open("wb") as log:

@@ -18,11 +18,12 @@ pytestmark = pytest.mark.engines
 TRIED, COMMITTED, ROLLBACKED, SUSPENDED = "1", "2", "3", "4"
 
 
-@pytest.fixture(scope="module")
-def fenced_shop(mariadb_shop: Shop) -> Shop:
+@pytest.fixture(scope="module", params=["mariadb", pytest.param("postgres", marks=pytest.mark.soak)])
+def fenced_shop(request: pytest.FixtureRequest) -> Shop:
     """The database in which Java's fence keeps its rows."""
-    mariadb_shop.java.call("fence", db="mariadb")
-    return mariadb_shop
+    found: Shop = request.getfixturevalue(f"{request.param}_shop")
+    found.java.call("fence", db=found.name)
+    return found
 
 
 @pytest.fixture

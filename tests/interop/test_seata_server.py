@@ -1,18 +1,23 @@
-"""Our client's AT against a real Seata server: what a shop does that brings Python to the coordinator it has."""
+"""Our client's AT against a real Seata server: what a shop does that brings Python to the coordinator it has.
+
+In short runs the server in file mode, with SQLite and MariaDB; in long ones DB mode and PostgreSQL, too.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from seata_server import STORE_TABLES, SeataServer, db_store, file_store
+from seata_server import SeataServer, db_store_in, file_store
 
 import troth
 from fixtures_coordinator import until
+from troth.demo import plain
+from troth.demo.plain import spelled
 from troth.wire.seata.enums import GlobalStatus
 
 pytestmark = pytest.mark.engines
@@ -27,10 +32,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "file":
         store = file_store(directory)
     else:
-        mariadb = request.getfixturevalue("mariadb_server")
-        url = mariadb.create_database("seata_store")
-        mariadb.execute(";\n".join(STORE_TABLES), "seata_store")
-        store = db_store(url, mariadb.account)
+        store = db_store_in(request.getfixturevalue("mariadb_server"), "seata_store")
     one = SeataServer(directory, store)
     try:
         one.wait_until_it_serves()
@@ -42,33 +44,49 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 class Bank:
     """One business database and how it looks from outside."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.url = f"sqlite:///{file}"
-        with closing(sqlite3.connect(file)) as db, db:
-            db.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")
-            db.executemany("INSERT INTO account VALUES (?, 100)", [(1,), (2,)])
-        troth.at.init(self.url)
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.run("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")
+        self.run("INSERT INTO account VALUES (1, 100), (2, 100)")
+        troth.at.init(url)
 
     def deduct(self, amount: int, account: int) -> None:
         """One local transaction."""
         with closing(troth.at.connect(self.url)) as db:
-            db.execute(DEDUCT, (amount, account))
+            db.cursor().execute(spelled(self.url, DEDUCT), (amount, account))
             db.commit()
 
-    def read(self, query: str) -> list[tuple[int, ...]]:
-        with closing(sqlite3.connect(self.file)) as db:
-            return db.execute(query).fetchall()
+    def run(self, statement: str) -> None:
+        """Past AT."""
+        with closing(plain.connect(self.url)) as db:
+            db.cursor().execute(statement)
+
+    def read(self, query: str) -> list[int]:
+        """The first column."""
+        with closing(plain.connect(self.url)) as db, closing(db.cursor()) as cursor:
+            cursor.execute(query)
+            return [row[0] for row in cursor.fetchall()]
 
     def balances(self) -> list[int]:
-        return [row[0] for row in self.read("SELECT balance FROM account ORDER BY id")]
+        return self.read("SELECT balance FROM account ORDER BY id")
 
     def undo_logs(self) -> int:
-        return self.read("SELECT count(*) FROM undo_log")[0][0]
+        (count,) = self.read("SELECT count(*) FROM undo_log")
+        return count
+
+
+@pytest.fixture(params=["sqlite", "mariadb", pytest.param("postgres", marks=pytest.mark.soak)])
+def new_bank(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Bank]:
+    """Makes banks, each in a database of its own."""
+    if request.param == "sqlite":
+        numbers = itertools.count(1)
+        return lambda: Bank(f"sqlite:///{tmp_path}/bank-{next(numbers)}.db")
+    new_database: Callable[[], str] = request.getfixturevalue(f"new_{request.param}_database")
+    return lambda: Bank(new_database())
 
 
 @pytest.fixture
-def shop(server: SeataServer, tmp_path: Path) -> Iterator[tuple[Bank, Bank]]:
+def shop(server: SeataServer, new_bank: Callable[[], Bank], tmp_path: Path) -> Iterator[tuple[Bank, Bank]]:
     """A client of the server, and two databases."""
     troth.init(
         coordinator=server.address,
@@ -77,7 +95,7 @@ def shop(server: SeataServer, tmp_path: Path) -> Iterator[tuple[Bank, Bank]]:
         lock_retry_times=5,
     )
     try:
-        yield Bank(tmp_path / "one.db"), Bank(tmp_path / "two.db")
+        yield new_bank(), new_bank()
     finally:
         troth.close()
 
@@ -138,8 +156,7 @@ def test_a_dirty_row_is_kept_for_a_person(shop: tuple[Bank, Bank]) -> None:
     one, _ = shop
     with pytest.raises(ValueError, match="no"), troth.transaction(name="dirty"):  # noqa: PT012
         one.deduct(30, 1)
-        with closing(sqlite3.connect(one.file)) as db, db:
-            db.execute("UPDATE account SET balance = 5 WHERE id = 1")
+        one.run("UPDATE account SET balance = 5 WHERE id = 1")
         raise ValueError("no")
     assert one.balances() == [5, 100]
     assert one.undo_logs() == 1

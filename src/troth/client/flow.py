@@ -1,7 +1,8 @@
 """The pact between mode logic and whoever runs it.
 
 A *flow* is a generator that holds all the logic of a mode and has no colour: it **yields what it needs** (a `Query` on
-its connection, a message to `Tell` the coordinator, a `Pause`, an `Invoke`) and gets the answer back from `yield`.
+its connection, perhaps `Postponed`, a message to `Tell` the coordinator, a `Pause`, an `Invoke`) and gets the answer back
+from `yield`.
 `troth.client.drivers.running.run` and `arun` answer the steps, blocking or awaiting; what goes wrong is thrown into the
 flow at the `yield`, so that `try/except` in a flow reads as in any other code.
 """
@@ -55,6 +56,30 @@ class Rows:
     native: object = None
 
 
+@dataclass(slots=True)
+class Later:
+    """The answer of a `Postponed` query: it is there when the flow's next `Query` has been answered, or has failed."""
+
+    rows: Rows | None = None
+
+    @property
+    def answer(self) -> Rows:
+        """The rows. Raises RuntimeError if the query was not run (yet)."""
+        if self.rows is None:
+            raise RuntimeError("a postponed query was not run yet")
+        return self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Run `query` before the flow's next `Query`, in one trip with it where the driver can; answered with `Later`.
+
+    If it fails, that next query is not run, and fails with its error.
+    """
+
+    query: Query
+
+
 @dataclass(frozen=True, slots=True)
 class Tell:
     """Send `message` to the coordinator; answered with the coordinator's response."""
@@ -77,7 +102,7 @@ class Invoke:
     arguments: tuple[object, ...] = ()
 
 
-Step: TypeAlias = Query | Tell | Pause | Invoke
+Step: TypeAlias = Query | Postponed | Tell | Pause | Invoke
 
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)
@@ -93,6 +118,14 @@ def query(sql: str, parameters: Parameters = ()) -> Flow[Rows]:
 def user_query(sql: str, parameters: Parameters) -> Flow[Rows]:
     """Yield a `Query` of the user's own statement and give its `Rows`, typed."""
     return _rows((yield Query(sql, parameters, as_user=True)))
+
+
+def postponed(sql: str, parameters: Parameters = (), *, as_user: bool = False) -> Flow[Later]:
+    """Yield a `Postponed` query and give its `Later`, typed."""
+    answer = yield Postponed(Query(sql, parameters, as_user))
+    if not isinstance(answer, Later):
+        raise TypeError(f"a Postponed query is answered with Later, not with {type(answer).__name__}")
+    return answer
 
 
 def tell(message: Message, answer_type: type[M]) -> Flow[M]:

@@ -7,12 +7,12 @@ written and what must follow. It changes the cell and nothing else (design/coord
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from troth.core import effects as fx
 from troth.core import events as ev
-from troth.core.decision import Ask, Decision, DenyWaiters, Drain, Free, GiveUp, Unqueue, Want
+from troth.core.decision import Decision, DenyWaiters, Drain, Free, GiveUp, Unqueue, Want
 from troth.core.due import plan, plan_anew
 from troth.core.locks import LockTable
 from troth.core.machine import step
@@ -29,11 +29,8 @@ class Cell:
         self._transactions: dict[str, Global] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._starved: dict[str, set[str]] = {}
-
-    @property
-    def transactions(self) -> Mapping[str, Global]:
+        self.transactions: Mapping[str, Global] = MappingProxyType(self._transactions)
         """Every transaction that has not ended, oldest first."""
-        return MappingProxyType(self._transactions)
 
     def outcome(self, xid: str) -> Outcome | None:
         """How a transaction ended, if that is still in memory."""
@@ -95,18 +92,24 @@ class Cell:
 
     def _step(self, event: ev.TransactionEvent, now: int, decision: Decision, todo: list[ev.Event]) -> None:
         born = type(event) is ev.Begin
-        tx = self._birth(event, now) if born else self._transactions.get(event.xid) or self._outcomes.get(event.xid)
+        tx: Global | Outcome | None = self._birth(event, now) if born else self._transactions.get(event.xid)
         if tx is None:
-            self._answer_unknown(event, decision)
-            return
+            tx = self._outcomes.get(event.xid)
+            if tx is None:
+                self._answer_unknown(event, decision)
+                return
         step(tx, event, now, decision, born)
-        decision.moved.append(event.xid)
+        decision.moved[event.xid] = None
         if decision.asks:
             asks, decision.asks = decision.asks, []
             for ask in asks:
-                self._ask(ask, now, todo)
-        if isinstance(tx, Global):
-            self._keep_books(tx, event, now)
+                ASKS[type(ask)](self, ask, now, todo)
+        kind = type(event)
+        if kind is ev.Drained:
+            del self._transactions[tx.xid]
+            self._remember(_outcome_of(tx, now))
+        elif kind is ev.Answered:
+            self._note_starving(tx, event)  # type: ignore[arg-type]
 
     def _birth(self, event: ev.Event, now: int) -> Global:
         assert isinstance(event, ev.Begin)
@@ -121,11 +124,8 @@ class Cell:
         if reply_to is not None:
             decision.effects.append(fx.Answer(reply_to, fx.Unknown(event.xid)))
 
-    def _keep_books(self, tx: Global, event: ev.TransactionEvent, now: int) -> None:
-        if type(event) is ev.Drained:
-            del self._transactions[tx.xid]
-            self._remember(_outcome_of(tx, now))
-        elif isinstance(event, ev.Answered) and event.result is ev.CallResult.NO_CHANNEL and tx.phase is not Phase.OPEN:
+    def _note_starving(self, tx: Global | Outcome, event: ev.Answered) -> None:
+        if event.result is ev.CallResult.NO_CHANNEL and isinstance(tx, Global) and tx.phase is not Phase.OPEN:
             branch = tx.branches.get(event.branch_id)
             if branch is not None:
                 self._starved.setdefault(branch.resource_id, set()).add(tx.xid)
@@ -141,25 +141,25 @@ class Cell:
 
     # ---- what the machine asks of the lock table ----
 
-    def _ask(self, ask: Ask, now: int, todo: list[ev.Event]) -> None:
-        match ask:
-            case Free():
-                freed = self.locks.free(ask.branch)
-                if freed and self.locks.queued:
-                    todo.extend(ev.Granted(register.xid, register) for register in self.locks.grantable(freed))
-            case Want():
-                self._want(ask, now, todo)
-            case Drain():
-                todo.append(ev.Drained(ask.xid))
-            case GiveUp():
-                self.locks.unqueue(ask.register)
-                todo.append(self._denial(ask.register, now))
-            case Unqueue():
-                self.locks.unqueue(ask.register)
-            case DenyWaiters():
-                for register in self.locks.waiting_for(ask.branch.keys):
-                    self.locks.unqueue(register)
-                    todo.append(self._denial(register, now))
+    def _free(self, ask: Free, now: int, todo: list[ev.Event]) -> None:
+        freed = self.locks.free(ask.branch)
+        if freed and self.locks.queued:
+            todo.extend(ev.Granted(register.xid, register) for register in self.locks.grantable(freed))
+
+    def _drain(self, ask: Drain, now: int, todo: list[ev.Event]) -> None:
+        todo.append(ev.Drained(ask.xid))
+
+    def _give_up(self, ask: GiveUp, now: int, todo: list[ev.Event]) -> None:
+        self.locks.unqueue(ask.register)
+        todo.append(self._denial(ask.register, now))
+
+    def _unqueue(self, ask: Unqueue, now: int, todo: list[ev.Event]) -> None:
+        self.locks.unqueue(ask.register)
+
+    def _deny_waiters(self, ask: DenyWaiters, now: int, todo: list[ev.Event]) -> None:
+        for register in self.locks.waiting_for(ask.branch.keys):
+            self.locks.unqueue(register)
+            todo.append(self._denial(register, now))
 
     def _want(self, want: Want, now: int, todo: list[ev.Event]) -> None:
         register = want.register
@@ -186,6 +186,19 @@ class Cell:
         return ev.Denied(register.xid, register, key, holder, held_ms, self._rolls_back(holder))
 
 
-def _outcome_of(tx: Global, now: int) -> Outcome:
+# A table, as everywhere here: `match` would ask class after class. The key guarantees the type.
+ASKS: Mapping[type, Callable[..., None]] = MappingProxyType(
+    {
+        Want: Cell._want,
+        Free: Cell._free,
+        Drain: Cell._drain,
+        GiveUp: Cell._give_up,
+        Unqueue: Cell._unqueue,
+        DenyWaiters: Cell._deny_waiters,
+    }
+)
+
+
+def _outcome_of(tx: Global | Outcome, now: int) -> Outcome:
     assert tx.cause is not None
     return Outcome(tx.xid, tx.name, tx.application, tx.group, tx.begin_ms, tx.timeout_ms, tx.phase, tx.cause, now)

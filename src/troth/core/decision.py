@@ -60,7 +60,7 @@ class Decision:
     """Collects, over one turn of the cell, what must be made durable (`writes`) and what must follow (`effects`).
 
     `asks` is what the step under way wants of the lock table, `moved` are the xids whose due time may have
-    changed, `rows` the transitions that were taken.
+    changed, each once, in order; `rows` the transitions that were taken.
     """
 
     __slots__ = ("asks", "effects", "moved", "rows", "rules", "writes")
@@ -70,7 +70,7 @@ class Decision:
         self.writes: list[Write] = []
         self.effects: list[Effect] = []
         self.asks: list[Ask] = []
-        self.moved: list[str] = []
+        self.moved: dict[str, None] = {}
         self.rows: list[Row] = []
 
     def answer(self, reply_to: object, result: Result) -> None:

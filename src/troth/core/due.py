@@ -16,7 +16,7 @@ from troth.core.modes.mode import Order
 
 def due_ms(tx: Global) -> int | None:
     """The next moment at which `tx` wants a Due event: its timeout, a retry, an overdue answer, the end of a wait."""
-    planned = _planned_ms(tx)
+    planned = _planned_ms(tx) if tx.agenda else None
     if tx.phase is Phase.OPEN:
         return tx.deadline_ms if planned is None else min(planned, tx.deadline_ms)
     if not tx.branches:

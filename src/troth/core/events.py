@@ -95,6 +95,8 @@ class LockQuery(msgspec.Struct, frozen=True):
 class CallResult(Enum):
     """How a call to a branch ended, as far as the core needs to know."""
 
+    __hash__ = object.__hash__  # as those of the model: it is counted under this key at every answer
+
     DONE = "done"
     RETRY = "retry"
     REFUSED = "refused"

@@ -7,7 +7,7 @@ from troth.core.model import Global, PhaseOne
 
 
 def expired(tx: Global, event: object, now: int) -> bool:
-    return now >= tx.deadline_ms
+    return now >= tx.begin_ms + tx.timeout_ms
 
 
 def wants_no_rows(tx: Global, event: Register, now: int) -> bool:

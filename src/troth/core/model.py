@@ -34,6 +34,8 @@ class Phase(Enum):
 class Cause(Enum):
     """Why a global transaction was decided as it was."""
 
+    __hash__ = object.__hash__
+
     ASKED = "asked"
     TIMEOUT = "timeout"
     VOTE = "vote"
@@ -43,12 +45,16 @@ class Cause(Enum):
 class Verb(Enum):
     """What the coordinator asks of a branch after the decision."""
 
+    __hash__ = object.__hash__
+
     COMMIT = "commit"
     ROLLBACK = "rollback"
 
 
 class BranchType(IntEnum):
     """The mode of a branch, by Seata's ordinals (PROTOCOL §3)."""
+
+    __hash__ = int.__hash__  # as the other enums here: Enum's own hash is a call into Python
 
     AT = 0
     TCC = 1
@@ -69,6 +75,8 @@ class PhaseOne(Enum):
 
 class Trouble(Enum):
     """The worst thing that holds back the end of a decided transaction."""
+
+    __hash__ = object.__hash__
 
     NONE = "none"
     RETRYING = "retrying"

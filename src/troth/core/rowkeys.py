@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from troth.core.model import RowKey
 
+_new_tuple = tuple.__new__
+"""What RowKey's own constructor comes down to, without its call: a registration makes a key for every row."""
+
 
 class LockTextError(ValueError):
     """A lock text that does not split cleanly; Seata's own parser drops the rest of the keys silently."""
@@ -24,5 +27,5 @@ def parse_lock_text(resource_id: str, text: str | None) -> tuple[RowKey, ...]:
         for pk in pks.split(","):
             if not pk:
                 raise LockTextError(f"lock key of table {table[:80]!r} has an empty primary key")
-            keys[RowKey(resource_id, table, pk)] = None
+            keys[_new_tuple(RowKey, (resource_id, table, pk))] = None
     return tuple(keys)

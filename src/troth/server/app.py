@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from importlib import metadata
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,13 +22,15 @@ from troth.server.inbound.admin import AdminApi
 from troth.server.inbound.admin_server import AdminServer
 from troth.server.inbound.seata import SeataDoor
 from troth.server.inbound.seata_requests import Requests
+from troth.server.leadership import Leadership, StoreClock
 from troth.server.logs import get_logger
 from troth.server.metrics import Metrics, Outcomes
 from troth.server.outbound.seata import SeataOutbound
 from troth.server.outbound.undo_logs import UndoLogSweep
 from troth.server.sessions import Sessions
 from troth.server.sources import Settings
-from troth.stores.store import StoreError
+from troth.stores.lease import LeaseTerms
+from troth.stores.store import LeaseLost, SharedStore, Store, StoreError, StoreInUse
 from troth.stores.urls import open_store
 
 log = get_logger("troth.server")
@@ -52,35 +56,71 @@ class Ready(msgspec.Struct, frozen=True):
     durable: bool
     open_transactions: int
     pid: int
+    epoch: int | None = None
+    """Which turn of leading this is, where the store is shared."""
+
+
+class Standby(msgspec.Struct, frozen=True):
+    """A coordinator that waits: another one leads (`leader`), or the store does not answer. `port` takes nobody yet."""
+
+    event: str
+    reason: str
+    host: str
+    port: int | None
+    admin: str | None
+    admin_port: int | None
+    advertise: str
+    store: str
+    pid: int
+
+
+class Ports(NamedTuple):
+    """Which ports to take: those that are set, or, after stepping down, those that were had before."""
+
+    seata: int | None
+    admin: int | None
+
+
+class _Doors(NamedTuple):
+    seata: socket.socket | None
+    admin: socket.socket | None
 
 
 class Coordinator:
-    """One coordinator: store, engine and doors. Everything runs on the loop that calls `start`."""
+    """One coordinator: store, engine and doors. Everything runs on the loop that calls `start`.
 
-    def __init__(self, settings: Settings) -> None:
+    It lives once: one that has stepped down is stopped, and another one is made.
+    """
+
+    def __init__(self, settings: Settings, *, ports: Ports | None = None, patient: bool = False) -> None:
+        """`patient`: at the start, wait for a shared store that does not answer."""
         self._settings = settings
+        self._patient = patient
         self.config: Config = settings.config
         self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         """Done when the coordinator cannot go on; the result says why."""
+        self._ports = ports or Ports(self.config.port, self.config.admin_port)
+        self.standing_by = False
+        """True while another process leads, or the store does not answer."""
         self._stopping = False
         self._outcomes = Outcomes()
         self._sessions = Sessions()
-        try:
-            store = open_store(self.config.store)
-        except StoreError as error:
-            raise StartError(f"store: {error}") from error
+        store = _store(self.config)
+        clock = StoreClock() if isinstance(store, SharedStore) else SteadyClock()
+        self._leadership = self._candidate(store, clock)
         self._outbound = SeataOutbound(self._sessions, lambda event: self.engine.submit(event))
         self.engine = Engine(
             store,
             rules=_rules(self.config),
             outbound=self._outbound,
-            clock=SteadyClock(),
+            clock=clock,
             released=lambda: self._door.flush(),
             settled=self._outcomes.count,
             failed=self._on_failure,
             housekeeping=Housekeeping(
                 keep_outcomes_ms=self.config.outcomes.keep, interval_ms=self.config.outcomes.sweep
             ),
+            fence=self._leadership,
         )
         self._requests = Requests(
             self.config,
@@ -102,37 +142,63 @@ class Coordinator:
 
     # ---- life ----
 
-    async def start(self) -> Ready:
-        """Take the ports, open the store, then accept. Raises StartError, with everything closed again."""
+    async def start(self, on_standby: Callable[[Standby], None] | None = None) -> Ready:
+        """Take the ports, open the store, then accept. Raises StartError, with everything closed again.
+
+        Where another process leads a shared store, `on_standby` is called, and this returns when its turn has come;
+        without `on_standby` that is a StartError.
+        """
         config = self.config
         with contextlib.ExitStack() as bound:
-            seata = self._bind(bound, config.host, config.port, "port")
-            admin = self._bind(bound, config.admin_address, config.admin_port, "admin-port")
+            seata = self._bind(bound, config.host, self._ports.seata, "port")
+            admin = self._bind(bound, config.admin_address, self._ports.admin, "admin-port")
+            doors = _Doors(seata, admin)
             try:
                 self._requests.address = advertised(config.advertise, config.host, port_of(seata) if seata else 0)
+                if self._leadership is not None:
+                    await self._take_turn(self._leadership, doors, on_standby)
                 await self.engine.start()
             except AddressError as error:
                 raise StartError(str(error)) from error
             except StoreError as error:
-                await self.engine.stop()
+                await self.stop()
                 raise StartError(f"store {self.engine.store.url}: {error}") from error
             bound.pop_all()
         try:
             if seata is not None:
                 await self._door.start(seata)
                 self._undo_logs.start()
-            if admin is not None:
+            if admin is not None and self._admin is None:
                 await self._open_admin(admin)
         except (OSError, RuntimeError) as error:
             await self.stop()
             raise StartError(f"cannot listen: {error}") from error
-        return self._ready(seata, admin)
+        return self._ready(doors)
+
+    async def _take_turn(
+        self, leadership: Leadership, doors: _Doors, on_standby: Callable[[Standby], None] | None
+    ) -> None:
+        """Return when this process leads; until then only the admin door is open."""
+        if not await leadership.stand_by(patient=self._patient):
+            if on_standby is None:
+                raise StoreInUse(f"another coordinator leads there: {leadership.standing.removeprefix('standby: ')}")
+            if doors.admin is not None:
+                await self._open_admin(doors.admin)
+            on_standby(self._standby(doors, leadership.standing))
+            self.standing_by = True
+            await leadership.win()
+            self.standing_by = False
+        self.engine.ids.use_node(leadership.tenure.node)
 
     async def stop(self) -> None:
         """Take nothing new, let what was decided become durable and be answered, then close everything."""
         self._stopping = True
         self._undo_logs.stop()
         self._door.stop_accepting()
+        if self.failure.done():  # whoever leads instead must not wait for our clients to notice
+            await self._door.close(0)
+        if self._leadership is not None:
+            await self._leadership.stop()
         await self.engine.stop()
         await self._door.close(_CLOSE_PATIENCE_S)
         if self._admin is not None:
@@ -144,13 +210,31 @@ class Coordinator:
             return "stopping"
         if self.failure.done():
             return f"failed: {self.failure.result()}"
+        if self.standing_by and self._leadership is not None:
+            return self._leadership.standing
         if self.config.port is not None and not self._door.accepting:
             return "the Seata port does not accept"
         if not self.engine.running:
             return "the engine does not run"
         return None
 
+    @property
+    def has_stepped_down(self) -> bool:
+        """True where another process may lead by now, and this one can do nothing better than wait for its turn."""
+        return self.failure.done() and isinstance(self.failure.result(), LeaseLost)
+
+    @property
+    def ports(self) -> Ports:
+        """Those that were taken, for the next life."""
+        return self._ports
+
     # ---- parts ----
+
+    def _candidate(self, store: Store, clock: StoreClock | SteadyClock) -> Leadership | None:
+        if not isinstance(store, SharedStore) or not isinstance(clock, StoreClock):
+            return None
+        poll_s = self.config.lease.poll / 1000
+        return Leadership(store, clock, poll_s=poll_s, lost=lambda error: self.engine.step_down(error))
 
     @staticmethod
     def _bind(bound: contextlib.ExitStack, host: str, port: int | None, door: str) -> socket.socket | None:
@@ -167,29 +251,48 @@ class Coordinator:
             self.engine,
             metrics,
             unhealthy=self.unhealthy,
+            leader=None if self._leadership is None else self._leadership.leader,
             settings=self._settings.rows(),
             version=metadata.version("troth"),
         )
         self._admin = AdminServer(api.app())
         await self._admin.start(listening)
 
-    def _ready(self, seata: socket.socket | None, admin: socket.socket | None) -> Ready:
+    def _admin_url(self, admin_port: int | None) -> str | None:
+        return None if admin_port is None else f"http://{join_address(self.config.admin_address, admin_port)}"
+
+    def _standby(self, doors: _Doors, reason: str) -> Standby:
+        self._ports = _ports_of(doors)
+        return Standby(
+            event="standby",
+            reason=reason.removeprefix("standby: "),
+            host=self.config.host,
+            port=self._ports.seata,
+            admin=self._admin_url(self._ports.admin),
+            admin_port=self._ports.admin,
+            advertise=self._requests.address,
+            store=self.engine.store.url,
+            pid=os.getpid(),
+        )
+
+    def _ready(self, doors: _Doors) -> Ready:
         config = self.config
-        port = port_of(seata) if seata else None
-        admin_port = port_of(admin) if admin else None
+        self._ports = _ports_of(doors)
+        port, admin_port = self._ports
         store = self.engine.store
         return Ready(
             event="ready",
             address=None if port is None else join_address(config.host, port),
             host=config.host,
             port=port,
-            admin=None if admin_port is None else f"http://{join_address(config.admin_address, admin_port)}",
+            admin=self._admin_url(admin_port),
             admin_port=admin_port,
             advertise=self._requests.address,
             store=store.url,
             durable=store.durable,
             open_transactions=len(self.engine.transactions()),
             pid=os.getpid(),
+            epoch=None if self._leadership is None else self._leadership.tenure.epoch,
         )
 
     def _overloaded(self) -> str | None:
@@ -205,6 +308,22 @@ class Coordinator:
     def _on_failure(self, error: BaseException) -> None:
         if not self.failure.done():
             self.failure.set_result(error)
+
+
+def _store(config: Config) -> Store:
+    # cut short, and printable: it goes into a column and into other coordinators' logs
+    known_as = ascii(config.advertise or f"{config.host}:{config.port}")[1:-1][:100]
+    holder = f"{known_as} (process {os.getpid()} on {socket.gethostname()})"
+    try:
+        return open_store(config.store, LeaseTerms(holder, config.lease.ttl / 1000))
+    except StoreError as error:
+        raise StartError(f"store: {error}") from error
+
+
+def _ports_of(doors: _Doors) -> Ports:
+    return Ports(
+        None if doors.seata is None else port_of(doors.seata), None if doors.admin is None else port_of(doors.admin)
+    )
 
 
 def _rules(config: Config) -> Rules:

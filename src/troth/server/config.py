@@ -114,6 +114,15 @@ class Lock(_Section):
     )
 
 
+class Lease(_Section):
+    """Who leads, where several coordinators share a store."""
+
+    ttl: DurationMs = Field(
+        default=parse_duration_ms("10s"), description="a leader that has not renewed for so long may be replaced"
+    )
+    poll: DurationMs = Field(default=parse_duration_ms("500ms"), description="how often a standby asks for the lease")
+
+
 class AnswerTimes(_Section):
     """Answers that others owe us, and we them."""
 
@@ -192,12 +201,14 @@ class Config(_Section):
     admin_host: Text | None = Field(default=None, description="address of the admin door; the same as host unless set")
     admin_port: Port = Field(default=7091, description="admin door: /health /metrics /api; 0: any free one; off: none")
     store: Text = Field(
-        default="sqlite:///troth.db", description="where transactions are kept: sqlite:///FILE or memory://"
+        default="sqlite:///troth.db",
+        description="where transactions are kept: sqlite:///FILE, memory:// or postgresql://USER:PASSWORD@HOST/DATABASE",
     )
     allow_anonymous: Switch = Field(default=False, description="listen beyond this machine although anybody may call")
     retry: Retry = Retry()
     timeout: Timeout = Timeout()
     lock: Lock = Lock()
+    lease: Lease = Lease()
     answer: AnswerTimes = AnswerTimes()
     outcomes: Outcomes = Outcomes()
     undo_log: UndoLogs = UndoLogs()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -49,6 +50,19 @@ class Outbound(Protocol):
         ...
 
 
+class Fence(Protocol):
+    """Says whether this coordinator may still speak for its cell, where others could take it over."""
+
+    @property
+    def fresh(self) -> bool:
+        """True while nobody can have taken over."""
+        ...
+
+    async def confirm(self) -> None:
+        """Return when the store has confirmed that nobody has. Raises StoreError if somebody did, or may have."""
+        ...
+
+
 class Housekeeping(msgspec.Struct, frozen=True):
     """How long ended transactions are kept in the store, and how often the old ones are swept out."""
 
@@ -82,6 +96,7 @@ class Engine:
         settled: Callable[[fx.Settled], None],
         failed: Callable[[BaseException], None],
         housekeeping: Housekeeping | None = None,
+        fence: Fence | None = None,
         max_batch_writes: int = 20_000,
         max_backlog: int = 200_000,
     ) -> None:
@@ -95,6 +110,7 @@ class Engine:
         self._settled = settled
         self._failed = failed
         self._housekeeping = housekeeping or Housekeeping()
+        self._fence = fence
         self._max_batch_writes = max_batch_writes
         self._max_backlog = max_backlog
         self._cell = Cell(rules)
@@ -200,9 +216,10 @@ class Engine:
         self._await_write(decision)
 
     def _await_write(self, decision: Decision) -> None:
+        if not self._pending:  # else the writer is awake already
+            self._idle.clear()
+            self._wake.set()
         self._pending.append(decision)
-        self._idle.clear()
-        self._wake.set()
 
     def _look_up(self, event: ev.TransactionEvent) -> None:
         """An xid that is not in memory may have ended long ago: its events wait until the store has been asked."""
@@ -239,6 +256,8 @@ class Engine:
                 writes, effects = self._take_pending()
                 if writes:
                     await self._append(writes)
+                if self._fence is not None and not self._fence.fresh:
+                    await self._fence.confirm()  # also after a write: this process may have slept since
                 self._release(effects)
             self._idle.set()
 
@@ -264,19 +283,20 @@ class Engine:
     def _release(self, effects: list[fx.Effect]) -> None:
         for effect in effects:
             try:
-                self._act(effect)
+                ACTS[type(effect)](self, effect)
             except Exception:  # the decision is durable: a lost answer is asked again, a lost call is retried when due
                 log.exception("an effect could not be carried out", effect=type(effect).__name__)
         self._released()
 
-    def _act(self, effect: fx.Effect) -> None:
-        if isinstance(effect, fx.Answer):
-            waiter: Waiter = effect.reply_to  # type: ignore[assignment]  # the core keeps it opaque
-            waiter.answer(effect.result)
-        elif isinstance(effect, fx.Call):
-            self._outbound.call(effect)
-        else:
-            self._settled(effect)
+    def _answer(self, effect: fx.Answer) -> None:
+        waiter: Waiter = effect.reply_to  # type: ignore[assignment]  # the core keeps it opaque
+        waiter.answer(effect.result)
+
+    def _call(self, effect: fx.Call) -> None:
+        self._outbound.call(effect)
+
+    def _settle(self, effect: fx.Settled) -> None:
+        self._settled(effect)
 
     # ---- time ----
 
@@ -323,12 +343,23 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
+    def step_down(self, error: BaseException) -> None:
+        """Answer and write nothing more, because of `error`."""
+        if self._running:
+            self._fail(error)
+
     def _fail(self, error: BaseException) -> None:
         """What is durable is unknown, or memory cannot be trusted: nothing is answered; a restart loads the truth."""
         self._running = False
         self._pending.clear()
         self._idle.set()  # a stop that is under way must not wait for what will never be durable
         self._failed(error)
+
+
+# The key guarantees the type.
+ACTS: Mapping[type[fx.Effect], Callable[..., None]] = MappingProxyType(
+    {fx.Answer: Engine._answer, fx.Call: Engine._call, fx.Settled: Engine._settle}
+)
 
 
 def _latest_ms(transactions: Iterable[Global]) -> int:

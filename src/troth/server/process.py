@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from troth.server.app import Coordinator, Ready, StartError
+from troth.server.app import Coordinator, Ports, Ready, Standby, StartError
 from troth.server.logs import get_logger, log_to_stderr
 from troth.server.sources import Settings
 
@@ -42,19 +42,44 @@ async def _serve(settings: Settings, ready_json: bool) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    try:
-        coordinator = Coordinator(settings)
-        ready = await coordinator.start()
-    except StartError as error:
-        _complain(str(error))
-        return 1
-    _announce(ready, ready_json)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
-    await _stopped_or_failed(stop, coordinator)
-    await _stop(coordinator)
-    if coordinator.failure.done():
+    ports: Ports | None = None
+    while True:
+        try:
+            coordinator = Coordinator(settings, ports=ports, patient=ports is not None)
+            ready = await _start(coordinator, stop, ready_json)
+        except StartError as error:
+            _complain(str(error))
+            return 1
+        if ready is not None:
+            _announce(ready, ready_json)
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
+            await _stopped_or_failed(stop, coordinator)
+        await _stop(coordinator)
+        if not coordinator.has_stepped_down or stop.is_set():
+            return _end(coordinator)
+        log.warning("stepped down: all memory is dropped", reason=str(coordinator.failure.result()))
+        ports = coordinator.ports
+        del coordinator
+        gc.unfreeze()
+
+
+async def _start(coordinator: Coordinator, stop: asyncio.Event, ready_json: bool) -> Ready | None:
+    """What the coordinator says when it is ready; None if it was asked to stop while it stood by."""
+    starting = asyncio.ensure_future(coordinator.start(lambda standby: _announce_standby(standby, ready_json)))
+    asked = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((asked, starting), return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if coordinator.standing_by and not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return None
+    return await starting
+
+
+def _end(coordinator: Coordinator) -> int:
+    if coordinator.failure.done() and not coordinator.has_stepped_down:
         failure = coordinator.failure.result()
         log.error("the coordinator could not go on", error=str(failure), exc_info=failure)
         _complain(f"stopped, because it could not go on safely: {failure}")
@@ -78,6 +103,14 @@ async def _stop(coordinator: Coordinator) -> None:
         log.error("not everything was closed in time", seconds=STOP_WITHIN_S)  # noqa: TRY400 - the trace says nothing
 
 
+def _announce_standby(standby: Standby, as_json: bool) -> None:
+    if as_json:
+        _say(msgspec.json.encode(standby).decode())
+    else:
+        doors = f"admin {standby.admin}" if standby.admin else "no admin door"
+        _say(f"troth coordinator standing by: {standby.reason}; {doors}, store {standby.store}")
+
+
 def _announce(ready: Ready, as_json: bool) -> None:
     if as_json:
         line = msgspec.json.encode(ready).decode()
@@ -88,14 +121,18 @@ def _announce(ready: Ready, as_json: bool) -> None:
         line = f"troth coordinator ready: {', '.join(doors)}{known}, store {ready.store}"
         if ready.open_transactions:
             line += f", {ready.open_transactions} transactions taken up"
-    with contextlib.suppress(BrokenPipeError):  # whoever started us does not listen: that is no reason to stop
-        print(line, flush=True)  # noqa: T201 - the one line that this process owes to its standard output
+    _say(line)
     if not ready.durable:
         log.warning(
             "this store is memory only: a restart loses every open transaction, its locks and all outcomes; "
             "branches that are prepared then stay as they are",
             store=ready.store,
         )
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # whoever started us does not listen: that is no reason to stop
+        print(line, flush=True)  # noqa: T201 - the line that this process owes to its standard output
 
 
 def _complain(sentence: str) -> None:

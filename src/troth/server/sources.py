@@ -23,6 +23,7 @@ except ImportError as missing:
 
 from troth.server.config import Config, is_loopback
 from troth.server.units import DurationMark, SizeMark, format_duration_ms, format_size_bytes, parse_duration_ms
+from troth.stores.secrets import without_secrets
 
 DEFAULT_FILE = "troth.toml"
 ENVIRONMENT_PREFIX = "TROTH_"
@@ -240,6 +241,8 @@ def _shown(key: str, field: FieldInfo, config: Config) -> str:
     value = _value(config, key)
     if value is None:
         return "off" if key.endswith("port") else "unset"
+    if key == "store":
+        return without_secrets(str(value))
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and any(isinstance(mark, DurationMark) for mark in field.metadata):

@@ -7,12 +7,13 @@ The engine is the only caller and keeps one `append` in flight; every other meth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from troth.core.effects import Write
 from troth.core.model import Global, Outcome, Phase
+from troth.stores.lease import Incumbent, Tenure
 
 
 class StoreError(Exception):
@@ -29,6 +30,14 @@ class StoreCorrupt(StoreError):
 
 class StoreTooNew(StoreError):
     """A newer troth has migrated this store; this one must not touch it."""
+
+
+class StoreUnreachable(StoreError):
+    """A shared store does not answer, or must not be used as it is now. It may be tried again."""
+
+
+class LeaseLost(StoreError):
+    """Somebody else leads the cell, or may by now: drop all memory, answer nothing, stand by."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -101,4 +110,35 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Let go of the store. Closing twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A store that several processes reach, one of which leads at a time, by a lease (design/coordinator §3).
+
+    Every batch is fenced by the leader's epoch, and holds the lease's row while it is written. A batch whose outcome
+    is unknown, because the connection was lost, is looked for and sent again until the lease ends. What comes too
+    late raises LeaseLost. `open` takes possession of a cell that was won before, or tries to win it, once.
+    """
+
+    @property
+    def tenure(self) -> Tenure | None:
+        """This process's turn; None before it is won."""
+        ...
+
+    async def stand_by(self) -> None:
+        """Connect and check that the store may be used. Raises StoreUnreachable, StoreCorrupt, StoreTooNew."""
+        ...
+
+    async def try_lead(self) -> Incumbent | None:
+        """Take the lease if nobody holds it: None, and `tenure` is set; else who does. Raises StoreUnreachable."""
+        ...
+
+    async def now_ms(self) -> int:
+        """The store's clock, integer milliseconds since the Unix epoch."""
+        ...
+
+    async def renew(self) -> None:
+        """Hold the lease for another term. Raises LeaseLost if it is somebody else's, StoreUnreachable."""
         ...

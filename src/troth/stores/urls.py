@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
+from troth.stores.lease import LeaseTerms
 from troth.stores.memory import MemoryStore
 from troth.stores.sqlite import SqliteStore
-from troth.stores.store import Store, StoreError
+from troth.stores.store import SharedStore, Store, StoreError
 
-KNOWN_FORMS = "memory://, sqlite:///relative/path.db, sqlite:////absolute/path.db"
+KNOWN_FORMS = (
+    "memory://, sqlite:///relative/path.db, sqlite:////absolute/path.db, postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+)
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, terms: LeaseTerms | None = None) -> Store:
     """The store that `url` names, not opened yet: `await store.open()` takes possession.
 
-    Raises StoreError for a URL of no known form.
+    `terms` are those of the lease, for a store that several processes share.
+    Raises StoreError for a URL of no known form, or if the library for it is not installed.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -24,8 +30,16 @@ def open_store(url: str) -> Store:
             return MemoryStore()
         case "sqlite":
             return SqliteStore(_sqlite_path(url, rest))
+        case "postgresql" | "postgres":
+            return _postgres_store(f"postgresql://{rest}", terms)
         case _:
             raise StoreError(f"no store is known for {scheme!r}; known are {KNOWN_FORMS}")
+
+
+def _postgres_store(url: str, terms: LeaseTerms | None) -> SharedStore:
+    # asyncpg is asked for only by those who use it
+    store: SharedStore = import_module("troth.stores.postgres").PostgresStore(url, terms)
+    return store
 
 
 def _sqlite_path(url: str, rest: str) -> str:

@@ -25,6 +25,8 @@ from troth.testing.loop import VirtualLoop
 from troth.testing.network import LONGEST_DELAY_S, Network, Process
 from troth.testing.records import Records
 from troth.testing.rm import OLD_VERSION, ResourceManager
+from troth.testing.sql_database import SqlDatabase
+from troth.testing.sql_service import SqlService
 from troth.testing.tm import TransactionManager
 from troth.testing.weather import Weather
 from troth.wire.seata.messages import BranchEndRequest, Message
@@ -81,15 +83,18 @@ class World:
     def _make_databases(self) -> list[Database]:
         keys = ("1", "2", "3")
         names = ("jdbc:mysql://db0/shop", "jdbc:sqlite:/db1")
-        return [Database(name, keys, self._commits_locally) for name in names]
+        databases = [Database(name, keys, self._commits_locally) for name in names]
+        return [*databases, SqlDatabase("jdbc:sqlite:/db2", keys, self._commits_locally)]
 
     def _make_services(self) -> list[ResourceManager]:
-        """Two applications over one database, a third service with the other; one speaks as an old client."""
-        first, second = self.databases
+        """Two applications over one database, a third with the other, a fourth by real SQL; one is an old client."""
+        first, second, third = self.databases
+        assert isinstance(third, SqlDatabase)
         return [
             ResourceManager(self, "rm0", "stock", first, version=SPOKEN_VERSION, merges=True),
             ResourceManager(self, "rm1", "order", first, version=SPOKEN_VERSION, merges=False),
             ResourceManager(self, "rm2", "account", second, version=OLD_VERSION, merges=True),
+            SqlService(self, "rm3", "invoice", third, version=SPOKEN_VERSION),
         ]
 
     # ---- for everybody ----

@@ -50,6 +50,13 @@ statements = st.one_of(
     statement("DELETE FROM t WHERE id = ? OR x = ?", st.integers(0, 8), few),
     statement("INSERT INTO w VALUES (?, ?, ?, ?)", few, few, values, values),
     statement("INSERT OR IGNORE INTO w (a, b, u) VALUES (?, ?, ?), (?, ?, ?)", few, few, few, few, few, few),
+    statement("REPLACE INTO w (a, b, u) VALUES (?, ?, ?), (?, ?, ?)", few, few, few, few, few, few),
+    statement("INSERT OR REPLACE INTO w SELECT a, b || 'x', v, u FROM w WHERE u > ?", few),
+    statement("INSERT INTO w VALUES (?, ?, ?, ?) ON CONFLICT (a, b) DO UPDATE SET u = excluded.u, v = 'up' "
+              "ON CONFLICT (u) DO UPDATE SET v = coalesce(v, '') || 'on u'", few, few, values, few),
+    statement("INSERT INTO w SELECT a, b, 1, 2 FROM w WHERE 1 ON CONFLICT DO UPDATE SET v = ? WHERE u < ?", few, few),
+    statement("REPLACE INTO k VALUES (?, ?, ?)", reals, few, values),
+    statement("REPLACE INTO t (id, x) VALUES (?, ?), (NULL, ?)", few, values, values),
     statement("UPDATE w SET v = ?, u = NULL WHERE b = ?", values, few),
     statement("UPDATE OR IGNORE w SET u = ? WHERE a = ?", few, few),
     statement("UPDATE w SET u = a + ? WHERE typeof(a) = 'integer'", st.integers(0, 3)),

@@ -36,6 +36,11 @@ UNDERSTOOD = [
     ("INSERT OR IGNORE INTO account (id, name) VALUES (1, 'dup'), (8, 'ok')", (), "account:8"),
     ("INSERT INTO pair VALUES (1, 'x', 0), (5, 'n', 0) ON CONFLICT DO NOTHING", (), "pair:5_n"),
     ("INSERT INTO pair VALUES (5, 'n', 0) ON CONFLICT (a, b) DO NOTHING RETURNING *", (), "pair:5_n"),
+    ("REPLACE INTO account VALUES (1, 'x', 1, NULL)", (), "account:1"),
+    ("INSERT OR REPLACE INTO pair SELECT a, 'x', ? FROM pair", (7,), "pair:1_x,2_x"),
+    ("INSERT INTO account VALUES (1, 'x', 1, NULL) ON CONFLICT (id) DO UPDATE SET name = 'y'", (), "account:1"),
+    ("INSERT INTO pair VALUES (1, 'x', 0), (7, 'q', 0) ON CONFLICT DO UPDATE SET v = v + excluded.v + 1 RETURNING v",
+     (), "pair:1_x,7_q"),
     ("WITH n(i) AS (VALUES (11), (12)) INSERT INTO account (id) SELECT i FROM n", (), "account:11,12"),
 ]  # fmt: skip
 
@@ -107,9 +112,7 @@ def test_undo_row_is_in_the_format_of_seata(database):
 
 
 REFUSED = [
-    "REPLACE INTO account VALUES (1, 'x', 1, NULL)",
-    "INSERT OR REPLACE INTO account VALUES (1, 'x', 1, NULL)",
-    "INSERT INTO account VALUES (1, 'x', 1, NULL) ON CONFLICT (id) DO UPDATE SET name = 'y'",
+    "INSERT INTO account VALUES (1, 'x', 1, NULL) ON CONFLICT (id) DO UPDATE SET id = 9",
     "INSERT OR ROLLBACK INTO account (id) VALUES (1)",
     "UPDATE OR REPLACE account SET name = 'x'",
     "UPDATE account SET id = 9 WHERE id = 1",

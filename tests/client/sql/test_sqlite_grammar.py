@@ -36,8 +36,8 @@ from troth.client.sql.statement import ParameterCountError, Verb
         ("INSERT INTO t (a) VALUES (';')", Verb.INSERT),
         ("INSERT INTO t SELECT * FROM a JOIN b ON conflict.x = 1", Verb.REFUSED),
         ("INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING", Verb.INSERT),
-        ("INSERT INTO t VALUES (1) ON CONFLICT (a) DO NOTHING ON CONFLICT DO UPDATE SET a = 1", Verb.REFUSED),
-        ("INSERT INTO t VALUES (1) ON CONFLICT (a) WHERE b DO UPDATE SET a = 1", Verb.REFUSED),
+        ("INSERT INTO t VALUES (1) ON CONFLICT (a) DO NOTHING ON CONFLICT DO UPDATE SET a = 1", Verb.INSERT),
+        ("INSERT INTO t VALUES (1) ON CONFLICT (a) WHERE b DO UPDATE SET a = 1", Verb.INSERT),
         ("DELETE FROM t; SELECT 1", Verb.REFUSED),
         ("DELETE FROM t;;", Verb.DELETE),
         ("DELETE FROM t WHERE a = 'x", Verb.REFUSED),
@@ -58,9 +58,27 @@ def test_verb(sql, verb):
 
 
 def test_refusals_say_why_and_what_to_do():
-    error = parse("REPLACE INTO t VALUES (1)").refusal()
+    error = parse("UPDATE OR REPLACE t SET a = 1").refusal()
     assert "REPLACE" in error.reason
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("sql", "columns", "replaces"),
+    [
+        ("REPLACE INTO t VALUES (1)", (), True),
+        ("INSERT OR REPLACE INTO t SELECT 1 RETURNING a", (), True),
+        ("INSERT INTO t VALUES (1) ON CONFLICT (a) DO NOTHING", (), False),
+        ("INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET (b, \"C c\") = (1, 2), d = max(1, 2) WHERE e = 3",
+         ("b", "C c", "d"), False),
+        ("INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 1 ON CONFLICT DO UPDATE SET c = 1 RETURNING *",
+         ("b", "c"), False),
+    ],
+)  # fmt: skip
+def test_what_an_insert_may_change(sql, columns, replaces):
+    statement = parse(sql)
+    assert (statement.verb, statement.table) == (Verb.INSERT, "t")
+    assert (statement.set_columns, statement.upsert, statement.replaces) == (columns, bool(columns), replaces)
 
 
 @pytest.mark.parametrize(

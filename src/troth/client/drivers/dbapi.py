@@ -17,23 +17,21 @@ from typing import Any, Self, TypeVar
 
 from troth.client.context import current_xid, watch
 from troth.client.drivers.running import run
+from troth.client.drivers.served import ServedResource
 from troth.client.drivers.sqlite import SqliteExecutor, SqliteResource, SqliteUrl, check_version, parse_url
-from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised, NotSupported
+from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Parameters, ResourceClient
-from troth.client.holder import default_client
 from troth.client.modes.at import LockRetry, PhaseOne, Situation
 from troth.client.modes.at_write import Writer
 from troth.client.sql.dialects.sqlite import SqliteDialect
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement, Verb
-from troth.wire.seata.enums import BranchType
-from troth.wire.seata.messages import Message
 
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-_OWN = ("_raw", "_client", "_url", "_dialect", "_phase_one", "_registered", "_lock", "_abandoned")
+_OWN = ("_raw", "_url", "_dialect", "_phase_one", "served", "_lock", "_abandoned")
 
 
 def connect(url: str, client: ResourceClient | None = None, **driver_options: Any) -> Connection:
@@ -48,7 +46,7 @@ def connect(url: str, client: ResourceClient | None = None, **driver_options: An
     if "autocommit" in options and options["autocommit"] != getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None):
         raise NotSupported("AT does not work with sqlite3's `autocommit` attribute.", "Use isolation_level.")
     connection = Connection(sqlite3.connect(place.path, **options), place, client)
-    connection.announce()
+    connection.served.announce()
     return connection
 
 
@@ -57,11 +55,10 @@ class Connection:
 
     def __init__(self, raw: sqlite3.Connection, url: SqliteUrl, client: ResourceClient | None) -> None:
         self._raw = raw
-        self._client = client
         self._url = url
         self._dialect = SqliteDialect()
         self._phase_one = PhaseOne(self._dialect, url.resource_id, Writer(self._dialect), LockRetry())
-        self._registered: ResourceClient | None = None
+        self.served = ServedResource(url.resource_id, SqliteResource(url.path), self._phase_one, client)
         # sqlite3 lets threads share a connection (check_same_thread=False), statement by statement; here each is many.
         self._lock = threading.RLock()
         self._abandoned = False
@@ -125,7 +122,7 @@ class Connection:
         return Outcome(-1)
 
     def _write(self, cursor: sqlite3.Cursor, statement: Statement, sets: list[Parameters]) -> Outcome:
-        self._register()
+        self.served.register()
         watch(self)
         with self._plain_text(statement):
             return self._run(self._phase_one.write(self._situation(), statement, sets), cursor)
@@ -149,7 +146,7 @@ class Connection:
         return Situation(current_xid(), self._raw.in_transaction, self._raw.isolation_level is not None)
 
     def _run(self, flow: Flow[R], cursor: sqlite3.Cursor | None = None) -> R:
-        return run(flow, SqliteExecutor(self._raw, cursor), self)
+        return run(flow, SqliteExecutor(self._raw, cursor), self.served)
 
     # --- the local transaction ---
 
@@ -225,37 +222,6 @@ class Connection:
     def resource_id(self) -> str:
         """The name of this database at the coordinator."""
         return self._url.resource_id
-
-    def tell(self, message: Message) -> Message:
-        """Send `message` by the client of this connection."""
-        return self._current_client().tell(message)
-
-    async def atell(self, message: Message) -> Message:
-        """`tell` for coroutines."""
-        return await self._current_client().atell(message)
-
-    def announce(self) -> None:
-        """Register the resource if that can be done now: after a restart, phase two of earlier branches may be waiting.
-
-        Outside of a global transaction the connection works without a coordinator, so none is needed here; a write
-        inside one registers, or raises.
-        """
-        try:
-            self._register()
-        except (NotInitialised, ClientClosed, CoordinatorUnavailable) as error:
-            log.info("%s will be registered at its first write in a global transaction: %s", self.resource_id, error)
-
-    def _current_client(self) -> ResourceClient:
-        return default_client() if self._client is None else self._client
-
-    def _register(self) -> None:
-        """Let the client serve phase two of this file; another client than last time has to hear of it, too."""
-        client = self._current_client()
-        if client is self._registered:
-            return
-        self._phase_one.retry = LockRetry(client.settings.lock_retry_times, client.settings.lock_retry_interval_s)
-        client.register_resource(self._url.resource_id, BranchType.AT, SqliteResource(self._url.path))
-        self._registered = client
 
     # --- what would write past AT ---
 

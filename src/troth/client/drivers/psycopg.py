@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -19,17 +19,27 @@ except ImportError as error:
     raise ImportError("AT on PostgreSQL needs psycopg 3: pip install 'troth[postgresql]'") from error
 
 from troth.client.context import watch
+from troth.client.drivers.psycopg_batch import (
+    NOTHING,
+    PIPELINES,
+    AnyCursor,
+    Waiting,
+    begins,
+    fill,
+    held_back,
+    raise_first,
+)
 from troth.client.drivers.psycopg_place import PostgresUrl, arguments_of, check, init, parse_url, prepare_of, rows_of
 from troth.client.drivers.psycopg_results import Shown
 from troth.client.drivers.psycopg_work import AtWork, Block, swallows
 from troth.client.drivers.running import run
 from troth.client.errors import NotSupported
-from troth.client.flow import Flow, Query, ResourceClient, Rows
+from troth.client.flow import Flow, Later, Query, ResourceClient, Rows
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement
 
 if TYPE_CHECKING:
-    from psycopg.abc import Params
+    from psycopg.abc import Params, PQGen
     from psycopg.pq.abc import PGconn
 
 __all__ = ["Connection", "Cursor", "ServerCursor", "check", "connect", "init"]
@@ -37,9 +47,6 @@ __all__ = ["Connection", "Cursor", "ServerCursor", "check", "connect", "init"]
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
-
-_IDLE = psycopg.pq.TransactionStatus.IDLE
-NOTHING = Rows((), [], -1, None)
 
 
 def connect(url: str, client: ResourceClient | None = None, **driver_options: Any) -> Connection:
@@ -64,6 +71,7 @@ class Connection(psycopg.Connection[Any]):
         self._at_lock = threading.RLock()
         self._plain_blocks = 0
         self._at_blocks = 0
+        self._at_piping = False
 
     @classmethod
     def connect(  # type: ignore[override]
@@ -104,6 +112,29 @@ class Connection(psycopg.Connection[Any]):
                 self.at_flow(self.at.phase_one.roll_back())
                 self.at.forget()
             yield self.at
+
+    @contextmanager
+    def at_pipeline(self) -> Iterator[None]:
+        """What is executed inside goes to the server in one round trip; psycopg begins nothing by itself."""
+        if not PIPELINES:
+            yield
+            return
+        self._at_piping = True
+        try:
+            with super().pipeline() as pipeline, held_back(pipeline):
+                yield
+        finally:
+            self._at_piping = False
+
+    def _start_query(self) -> PQGen[None]:
+        if not self._at_piping:
+            yield from super()._start_query()
+
+    def at_check_calls(self, statement: Statement) -> None:
+        """Refuse functions that may write unseen. Raises NotSupported."""
+        flow = self.at.check_calls(statement)
+        if flow is not None:
+            self.at_flow(flow)
 
     def at_plan(self, statement: Statement, sets: Iterable[Any]) -> Flow[Outcome] | None:
         """The flow for a statement, or None; refused in a block that began before the global transaction."""
@@ -217,28 +248,54 @@ class _Executor:
 
     def __init__(self, connection: Connection, cursor: Cursor | None, options: dict[str, Any]) -> None:
         self._connection = connection
+        self._queue = connection.at.queue
         self._cursor = cursor
         self._options = options
 
+    def postpone(self, step: Query) -> Later:
+        """Let it wait for the next one."""
+        return Later(NOTHING) if self._queue.passes(step.sql, self._connection) else self._queue.put(step)
+
     def query(self, step: Query) -> Rows:
-        """Run it, and fetch everything."""
-        if passes(step.sql, self._connection):
+        """Run it with all that waits for it, and fetch everything."""
+        if self._queue.passes(step.sql, self._connection):
             return NOTHING
+        begin, waiting = begins(self._connection), self._queue.take(step.sql, self._connection)
+        if begin is None and not waiting:
+            return rows_of(self._execute(step))
+        return self._together(begin, waiting, step)
+
+    def _together(self, begin: str | None, waiting: Sequence[Waiting], step: Query) -> Rows:
+        """One round trip. The server runs nothing behind the first error."""
+        answers: list[tuple[Later, AnyCursor]] = []
+        errors: list[psycopg.Error] = []
+        last: Cursor | psycopg.Cursor[Any] | None = None
+        try:
+            with self._connection.at_pipeline():
+                try:
+                    if begin is not None:
+                        self._execute(Query(begin))
+                    for one in waiting:
+                        answers.append((one.answer, self._execute(one.step)))
+                    last = self._execute(step)
+                except psycopg.Error as error:
+                    errors.append(error)
+        except psycopg.Error as error:
+            errors.append(error)
+        fill(answers)
+        raise_first(errors)
+        if last is None:
+            raise psycopg.InternalError("a pipeline has ended without an answer and without an error")
+        return rows_of(last)
+
+    def _execute(self, step: Query) -> Cursor | psycopg.Cursor[Any]:
         sql, parameters = arguments_of(step)
         if step.as_user and self._cursor is not None:
-            return rows_of(self._cursor.execute_plain(sql, parameters, **self._options))
-        with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
-            cursor.execute(sql, parameters, prepare=prepare_of(parameters))
-            while cursor.nextset():
-                pass
-            return rows_of(cursor)
-
-
-def passes(sql: str, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
-    """Whether there is nothing to do: psycopg begins by itself, and what is not open need not be ended."""
-    if sql == "BEGIN":
-        return not connection.autocommit
-    return sql in ("COMMIT", "ROLLBACK") and connection.info.transaction_status is _IDLE
+            self._cursor.execute_plain(sql, parameters, **self._options)
+            return self._cursor
+        cursor = psycopg.Cursor(self._connection, row_factory=tuple_row)
+        cursor.execute(sql, parameters, prepare=prepare_of(step))
+        return cursor
 
 
 class Cursor(Shown, psycopg.Cursor[Any]):
@@ -259,6 +316,7 @@ class Cursor(Shown, psycopg.Cursor[Any]):
             if not work.concerns:
                 return super().execute(query, params, **options)
             statement = work.parse(query, self, parameterised=params is not None)
+            self._conn.at_check_calls(statement)
             flow = self._conn.at_plan(statement, [params])
             if flow is None:
                 return super().execute(query, params, **options)
@@ -276,6 +334,7 @@ class Cursor(Shown, psycopg.Cursor[Any]):
                 raise NotSupported("executemany(returning=True) is not supported.", "Use execute() for each.")
             given = list(params_seq)
             statement = work.parse(query, self, parameterised=True)
+            self._conn.at_check_calls(statement)
             flow = self._conn.at_plan(statement, given)
             if flow is None or not statement.verb.writes:
                 super().executemany(query, given)
@@ -296,8 +355,10 @@ class Cursor(Shown, psycopg.Cursor[Any]):
     def _check_read(self, query: Any, params: Any, what: str) -> None:
         self._forget_shown()
         work = self._conn.at
-        if work.concerns and not work.reads(query, self, parameterised=params is not None):
-            work.refuse_inside(what)
+        if work.concerns:
+            self._conn.at_check_calls(work.parse(query, self, parameterised=params is not None))
+            if not work.reads(query, self, parameterised=params is not None):
+                work.refuse_inside(what)
 
     # --- results ---
 
@@ -342,13 +403,10 @@ class ServerCursor(psycopg.ServerCursor[Any]):
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """Declare the cursor."""
-        work = _at_of(self)
-        if work.concerns and not work.reads(query, self, parameterised=params is not None):
-            work.refuse_inside("a server-side cursor that does more than read")
+        connection: Any = self.connection
+        work: AtWork = connection.at
+        if work.concerns:
+            connection.at_check_calls(work.parse(query, self, parameterised=params is not None))
+            if not work.reads(query, self, parameterised=params is not None):
+                work.refuse_inside("a server-side cursor that does more than read")
         return super().execute(query, params, **options)
-
-
-def _at_of(cursor: psycopg.ServerCursor[Any]) -> AtWork:
-    connection: Any = cursor.connection
-    work: AtWork = connection.at
-    return work

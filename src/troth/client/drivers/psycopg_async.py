@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -14,18 +14,27 @@ except ImportError as error:
     raise ImportError("AT on PostgreSQL needs psycopg 3: pip install 'troth[postgresql]'") from error
 
 from troth.client.context import watch
-from troth.client.drivers.psycopg import NOTHING, passes
+from troth.client.drivers.psycopg_batch import (
+    NOTHING,
+    PIPELINES,
+    AnyCursor,
+    Waiting,
+    begins,
+    fill,
+    held_back,
+    raise_first,
+)
 from troth.client.drivers.psycopg_place import PostgresUrl, arguments_of, parse_url, prepare_of, rows_of
 from troth.client.drivers.psycopg_results import Shown
 from troth.client.drivers.psycopg_work import AtWork, Block, swallows
 from troth.client.drivers.running import arun
 from troth.client.errors import NotSupported
-from troth.client.flow import Flow, Query, ResourceClient, Rows
+from troth.client.flow import Flow, Later, Query, ResourceClient, Rows
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement
 
 if TYPE_CHECKING:
-    from psycopg.abc import Params
+    from psycopg.abc import Params, PQGen
     from psycopg.pq.abc import PGconn
 
 R = TypeVar("R")
@@ -49,6 +58,7 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
         self._at_lock = asyncio.Lock()
         self._plain_blocks = 0
         self._at_blocks = 0
+        self._at_piping = False
 
     @classmethod
     async def connect(  # type: ignore[override]
@@ -89,6 +99,30 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
                 await self.at_flow(self.at.phase_one.roll_back())
                 self.at.forget()
             yield self.at
+
+    @asynccontextmanager
+    async def at_pipeline(self) -> AsyncIterator[None]:
+        """What is executed inside goes to the server in one round trip; psycopg begins nothing by itself."""
+        if not PIPELINES:
+            yield
+            return
+        self._at_piping = True
+        try:
+            async with super().pipeline() as pipeline:
+                with held_back(pipeline):
+                    yield
+        finally:
+            self._at_piping = False
+
+    def _start_query(self) -> PQGen[None]:
+        if not self._at_piping:
+            yield from super()._start_query()
+
+    async def at_check_calls(self, statement: Statement) -> None:
+        """Refuse functions that may write unseen. Raises NotSupported."""
+        flow = self.at.check_calls(statement)
+        if flow is not None:
+            await self.at_flow(flow)
 
     def at_plan(self, statement: Statement, sets: Iterable[Any]) -> Flow[Outcome] | None:
         """The flow for a statement, or None; refused in a block that began before the global transaction."""
@@ -198,21 +232,54 @@ class _Executor:
 
     def __init__(self, connection: AsyncConnection, cursor: AsyncCursor | None, options: dict[str, Any]) -> None:
         self._connection = connection
+        self._queue = connection.at.queue
         self._cursor = cursor
         self._options = options
 
+    def postpone(self, step: Query) -> Later:
+        """Let it wait for the next one."""
+        return Later(NOTHING) if self._queue.passes(step.sql, self._connection) else self._queue.put(step)
+
     async def query(self, step: Query) -> Rows:
-        """Run it, and fetch everything."""
-        if passes(step.sql, self._connection):
+        """Run it with all that waits for it, and fetch everything."""
+        if self._queue.passes(step.sql, self._connection):
             return NOTHING
+        begin, waiting = begins(self._connection), self._queue.take(step.sql, self._connection)
+        if begin is None and not waiting:
+            return rows_of(await self._execute(step))
+        return await self._together(begin, waiting, step)
+
+    async def _together(self, begin: str | None, waiting: Sequence[Waiting], step: Query) -> Rows:
+        """One round trip. The server runs nothing behind the first error."""
+        answers: list[tuple[Later, AnyCursor]] = []
+        errors: list[psycopg.Error] = []
+        last: AsyncCursor | psycopg.AsyncCursor[Any] | None = None
+        try:
+            async with self._connection.at_pipeline():
+                try:
+                    if begin is not None:
+                        await self._execute(Query(begin))
+                    for one in waiting:
+                        answers.append((one.answer, await self._execute(one.step)))
+                    last = await self._execute(step)
+                except psycopg.Error as error:
+                    errors.append(error)
+        except psycopg.Error as error:
+            errors.append(error)
+        fill(answers)
+        raise_first(errors)
+        if last is None:
+            raise psycopg.InternalError("a pipeline has ended without an answer and without an error")
+        return rows_of(last)
+
+    async def _execute(self, step: Query) -> AsyncCursor | psycopg.AsyncCursor[Any]:
         sql, parameters = arguments_of(step)
         if step.as_user and self._cursor is not None:
-            return rows_of(await self._cursor.execute_plain(sql, parameters, **self._options))
-        async with psycopg.AsyncCursor(self._connection, row_factory=tuple_row) as cursor:
-            await cursor.execute(sql, parameters, prepare=prepare_of(parameters))
-            while cursor.nextset():
-                pass
-            return rows_of(cursor)
+            await self._cursor.execute_plain(sql, parameters, **self._options)
+            return self._cursor
+        cursor = psycopg.AsyncCursor(self._connection, row_factory=tuple_row)
+        await cursor.execute(sql, parameters, prepare=prepare_of(step))
+        return cursor
 
 
 class AsyncCursor(Shown, psycopg.AsyncCursor[Any]):
@@ -233,6 +300,7 @@ class AsyncCursor(Shown, psycopg.AsyncCursor[Any]):
             if not work.concerns:
                 return await super().execute(query, params, **options)
             statement = work.parse(query, self, parameterised=params is not None)
+            await self._conn.at_check_calls(statement)
             flow = self._conn.at_plan(statement, [params])
             if flow is None:
                 return await super().execute(query, params, **options)
@@ -250,6 +318,7 @@ class AsyncCursor(Shown, psycopg.AsyncCursor[Any]):
                 raise NotSupported("executemany(returning=True) is not supported.", "Use execute() for each.")
             given = list(params_seq)
             statement = work.parse(query, self, parameterised=True)
+            await self._conn.at_check_calls(statement)
             flow = self._conn.at_plan(statement, given)
             if flow is None or not statement.verb.writes:
                 await super().executemany(query, given)
@@ -257,10 +326,14 @@ class AsyncCursor(Shown, psycopg.AsyncCursor[Any]):
             outcome = await self._conn.at_flow(flow, self)
             self._show(statement, Outcome(outcome.rowcount))
 
-    def stream(self, query: Any, params: Any = None, **options: Any) -> Any:
+    async def stream(self, query: Any, params: Any = None, **options: Any) -> AsyncIterator[Any]:
         """`psycopg.AsyncCursor.stream`; inside a global transaction for reading only."""
+        work = self._conn.at
+        if work.concerns:
+            await self._conn.at_check_calls(work.parse(query, self, parameterised=params is not None))
         self._check_read(query, params, "stream()")
-        return super().stream(query, params, **options)
+        async for row in super().stream(query, params, **options):
+            yield row
 
     def copy(self, statement: Any, params: Any = None, **options: Any) -> Any:
         """`psycopg.AsyncCursor.copy`; inside a global transaction TO STDOUT only."""
@@ -318,6 +391,8 @@ class AsyncServerCursor(psycopg.AsyncServerCursor[Any]):
         """Declare the cursor."""
         connection: Any = self.connection
         work: AtWork = connection.at
-        if work.concerns and not work.reads(query, self, parameterised=params is not None):
-            work.refuse_inside("a server-side cursor that does more than read")
+        if work.concerns:
+            await connection.at_check_calls(work.parse(query, self, parameterised=params is not None))
+            if not work.reads(query, self, parameterised=params is not None):
+                work.refuse_inside("a server-side cursor that does more than read")
         return await super().execute(query, params, **options)

@@ -108,15 +108,15 @@ def _value(raw: bytes | None, oid: int, encoding: str) -> object:
 
 
 def arguments_of(step: Query) -> tuple[str, Parameters | None]:
-    """Text and parameters for psycopg. Without parameters it is sent as it is, and may be several statements."""
+    """Text and parameters for psycopg. Without parameters it is sent as it is."""
     if step.parameters or step.as_user:
         return step.sql, step.parameters
     return step.sql.replace("%%", "%"), None
 
 
-def prepare_of(parameters: Parameters | None) -> bool | None:
-    """What may be several statements must not be prepared; for the rest, psycopg decides."""
-    return False if parameters is None else None
+def prepare_of(step: Query) -> bool | None:
+    """What only the server's parser sees need not be prepared; for the rest, psycopg decides."""
+    return None if step.parameters or step.sql.startswith("\nSELECT") else False
 
 
 class OwnExecutor:

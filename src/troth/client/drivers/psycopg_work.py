@@ -14,6 +14,7 @@ import psycopg
 from psycopg import pq, sql
 
 from troth.client.context import current_xid
+from troth.client.drivers.psycopg_batch import Queue
 from troth.client.drivers.psycopg_place import PostgresResource, PostgresUrl
 from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised, NotSupported
 from troth.client.flow import Flow, Parameters, ResourceClient
@@ -48,9 +49,14 @@ class AtWork:
         self._resource = PostgresResource(url)
         self._registered: ResourceClient | None = None
         self._dialect = PostgresDialect(url.undo_schema)
+        self.queue = Queue()
         self.resource_id = url.resource_id(info)
         self.phase_one = PhaseOne(
-            self._dialect, self.resource_id, Writer(self._dialect), LockRetry(), settle_by(self._resource.settle)
+            self._dialect,
+            self.resource_id,
+            Writer(self._dialect, expects=self._dialect),
+            LockRetry(),
+            settle_by(self._resource.settle),
         )
         self.abandoned = False
 
@@ -92,9 +98,19 @@ class AtWork:
                 raise NotSupported(f"a query that is a {type(query).__name__} is not understood.", "Use a text.")
         return self._dialect.parse(text, parameterised=parameterised)
 
+    def check_calls(self, statement: Statement) -> Flow[None] | None:
+        """What has to be asked (and may be refused) before the statement is planned, if it calls functions."""
+        return self._dialect.check_calls(statement)
+
     def reads(self, query: Any, context: Any, *, parameterised: bool) -> bool:
-        """Whether the query only reads, and locks nothing."""
-        return self.parse(query, context, parameterised=parameterised).verb is Verb.READ
+        """Whether the query only reads, and locks nothing. Raises NotSupported for functions that are not known yet."""
+        statement = self.parse(query, context, parameterised=parameterised)
+        if self._dialect.check_calls(statement) is not None:
+            raise NotSupported(
+                f"whether the functions {', '.join(sorted(statement.calls))} only read is not known here.",
+                "Use execute() of a client-side cursor (at least the first time).",
+            )
+        return statement.verb is Verb.READ
 
     def plan(self, statement: Statement, sets: Iterable[Any], now: Situation) -> Flow[Outcome] | None:
         """The flow that executes the statement for each of `sets`; None: psycopg executes it by itself."""
@@ -141,6 +157,7 @@ class AtWork:
     def forget(self) -> None:
         """The local transaction is over."""
         self.phase_one.local = None
+        self.queue.clear()
         self.abandoned = False
 
     # --- the coordinator ---

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -29,17 +30,15 @@ from troth.client.drivers.pymysql_places import (
 )
 from troth.client.drivers.resource import DatabaseUnusable, NoCoordinator
 from troth.client.drivers.running import run
-from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised, NotSupported
+from troth.client.drivers.served import ServedResource
+from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Parameters, ResourceClient, query
-from troth.client.holder import default_client
 from troth.client.modes.at import LockRetry, PhaseOne, Situation
 from troth.client.modes.at_write import Writer
 from troth.client.sql.dialects.mysql import CREATE_UNDO_TABLE, check_undo_table
 from troth.client.sql.dialects.mysql_images import MySqlOutcome
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement, Verb
-from troth.wire.seata.enums import BranchType
-from troth.wire.seata.messages import Message
 
 R = TypeVar("R")
 
@@ -53,8 +52,10 @@ def connect(url: str, client: ResourceClient | None = None, **driver_options: An
     at the first write inside a global transaction.
     """
     place = parse_url(url)
-    connection = Connection(pymysql.connect(**place.arguments(driver_options)), place, driver_options, client)
-    connection.announce()
+    arguments = place.arguments(driver_options)
+    arguments["client_flag"] = arguments.get("client_flag", 0) | pymysql.constants.CLIENT.MULTI_STATEMENTS
+    connection = Connection(pymysql.connect(**arguments), place, driver_options, client)
+    connection.served.announce()
     return connection
 
 
@@ -81,15 +82,16 @@ class Connection:
 
     def __init__(self, raw: Any, place: MySqlPlace, given: Mapping[str, Any], client: ResourceClient | None) -> None:
         self._raw = raw
-        self._client = client
         self._place = place
         found_rows = bool(raw.client_flag & pymysql.constants.CLIENT.FOUND_ROWS)
         self._dialect = place.dialect(counts_found=found_rows)
         self._resource = MySqlResource(place, arguments_like(place, given, raw))
-        writer = Writer(self._dialect)
+        writer = Writer(self._dialect, expects=self._dialect)
         self._phase_one = PhaseOne(self._dialect, place.resource_id, writer, LockRetry(), settle=self._resource.settle)
+        self.served = ServedResource(place.resource_id, self._resource, self._phase_one, client)
         self._executor = MySqlExecutor(raw)
-        self._registered: ResourceClient | None = None
+        # AT sends several statements in one text; the user only if the user has asked for that, too.
+        self._user_sends_several = bool(given.get("client_flag", 0) & pymysql.constants.CLIENT.MULTI_STATEMENTS)
         # A connection is for one thread at a time; another one may abandon its local transaction, though.
         self._lock = threading.RLock()
         self._abandoned = False
@@ -150,13 +152,15 @@ class Connection:
             self._dialect.forget_session()
         if statement.verb not in (Verb.READ, Verb.LOCKING_READ):
             self._dialect.has_written = True
+        self._executor.flush()
         try:
-            if many:
-                cursor.executemany(sql, sets)
-            elif sets is None:
-                cursor.execute(sql)
-            else:
-                cursor.execute(sql, *sets)
+            with self._as_given(statement.sql):
+                if many:
+                    cursor.executemany(sql, sets)
+                elif sets is None:
+                    cursor.execute(sql)
+                else:
+                    cursor.execute(sql, *sets)
         except Exception as error:
             self._executor.note_error(error)
             raise
@@ -164,13 +168,22 @@ class Connection:
         self._dialect.has_written = self._dialect.has_written and self._executor.in_transaction
         return None
 
+    @contextmanager
+    def _as_given(self, sql: str) -> Iterator[None]:
+        """Inside, the server takes several statements in one text only if the user has opened the connection so."""
+        if self._user_sends_several or ";" not in sql.rstrip("; \t\r\n"):
+            yield
+            return
+        with self._executor.one_by_one():
+            yield
+
     def _write(self, statement: Statement, sets: list[Parameters]) -> Outcome:
-        self._register()
+        self.served.register()
         watch(self)
         return self._run(self._phase_one.write(self._situation(), statement, sets))
 
     def _locking_read(self, statement: Statement, given: Parameters) -> Outcome:
-        self._register()
+        self.served.register()
         watch(self)
         return self._run(self._phase_one.read_locked(self._situation(), statement, given))
 
@@ -178,7 +191,7 @@ class Connection:
         return Situation(current_xid(), self._executor.in_transaction, not self._executor.is_autocommit)
 
     def _run(self, flow: Flow[R]) -> R:
-        return run(flow, self._executor, self)
+        return run(flow, self._executor, self.served)
 
     # --- the local transaction ---
 
@@ -248,6 +261,7 @@ class Connection:
             self.rollback()
 
     def _forget(self) -> None:
+        self._executor.drop_postponed()
         self._phase_one.local = None
         self._abandoned = False
 
@@ -273,44 +287,14 @@ class Connection:
         """The name of this database at the coordinator."""
         return self._place.resource_id
 
-    def tell(self, message: Message) -> Message:
-        """Send `message` by the client of this connection."""
-        return self._current_client().tell(message)
-
-    async def atell(self, message: Message) -> Message:
-        """`tell` for coroutines."""
-        return await self._current_client().atell(message)
-
-    def announce(self) -> None:
-        """Register the resource if that can be done now: after a restart, phase two of earlier branches may be waiting.
-
-        Outside of a global transaction the connection works without a coordinator, so none is needed here; a write
-        inside one registers, or raises.
-        """
-        try:
-            self._register()
-        except (NotInitialised, ClientClosed, CoordinatorUnavailable) as error:
-            log.info("%s will be registered at its first write in a global transaction: %s", self.resource_id, error)
-
-    def _current_client(self) -> ResourceClient:
-        return default_client() if self._client is None else self._client
-
-    def _register(self) -> None:
-        """Let the client serve phase two of this database; another client than last time has to hear of it, too."""
-        client = self._current_client()
-        if client is self._registered:
-            return
-        self._phase_one.retry = LockRetry(client.settings.lock_retry_times, client.settings.lock_retry_interval_s)
-        client.register_resource(self.resource_id, BranchType.AT, self._resource)
-        self._registered = client
-
     # --- what would write past AT ---
 
     def query(self, *arguments: Any, **options: Any) -> Any:
         """`pymysql.connections.Connection.query`, outside of a global transaction only."""
         self.refuse_inside("Connection.query")
         self._dialect.forget_session()
-        return self._raw.query(*arguments, **options)
+        with self._as_given(_text(arguments[0] if arguments else options.get("sql", ""))):
+            return self._raw.query(*arguments, **options)
 
     def select_db(self, db: str) -> None:
         """Use another database, outside of a global transaction only. (AT works on the one of the URL.)"""
@@ -389,7 +373,8 @@ class Cursor:
         self.connection.refuse_inside("a stored procedure")
         self.connection._dialect.forget_session()
         self._set_outcome(None)
-        return self._raw.callproc(*arguments, **options)
+        with self.connection._as_given(_text(arguments[0] if arguments else options.get("procname", ""))):
+            return self._raw.callproc(*arguments, **options)
 
     @property
     def rowcount(self) -> int:

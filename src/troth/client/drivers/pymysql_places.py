@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,19 +14,21 @@ from zoneinfo import ZoneInfo
 
 try:
     import pymysql
-    from pymysql.constants import CLIENT, FIELD_TYPE
+    from pymysql.constants import CLIENT, COMMAND, FIELD_TYPE
 except ImportError as error:
     raise ImportError("AT on MySQL and MariaDB needs PyMySQL: pip install 'troth[mysql]'") from error
 
 from troth.client.drivers.resource import Resource
 from troth.client.errors import NotSupported
-from troth.client.flow import Query, Rows
+from troth.client.flow import Later, Parameters, Query, Rows
 from troth.client.sql.dialects.mysql import MySqlDialect
 
 _PORT: Final = 3306
 _IN_TRANSACTION, _AUTOCOMMIT = 0x1, 0x2
 """Bits of the server's status."""
 _DEADLOCK: Final = 1213
+_MULTI_STATEMENTS_ON, _MULTI_STATEMENTS_OFF = 0, 1
+"""Arguments of COM_SET_OPTION."""
 
 _FLAGS = MappingProxyType({"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False})
 
@@ -137,12 +140,33 @@ _DECODERS: Mapping[int, Callable[[Any], object]] = MappingProxyType(
 
 class MySqlExecutor:
     """Runs the queries of a flow on `raw`, on cursors of its own. `raw` is a PyMySQL connection (`Any`: its type stubs
-    know less than it has)."""
+    know less than it has).
+
+    What is postponed goes to the server in one text with the next query; the server stops at the first error.
+    """
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
+        self._postponed: list[tuple[Query, Later]] = []
+        self._takes_several = bool(raw.client_flag & CLIENT.MULTI_STATEMENTS)
         self.in_transaction = False
         """PyMySQL hears of it in answers without rows only; after rows it is worked out (`note`)."""
+
+    def postpone(self, step: Query) -> Later:
+        """Keep it for the next `query`; where the connection takes one statement at a time, run it now."""
+        if not self._takes_several:
+            return Later(self.query(step))
+        self._postponed.append((step, Later()))
+        return self._postponed[-1][1]
+
+    def flush(self) -> None:
+        """Run what is postponed. (RELEASE of a savepoint can wait until something else comes.)"""
+        if any(not step.sql.startswith("RELEASE ") for step, _ in self._postponed):
+            self.query(Query("DO 0"))
+
+    def drop_postponed(self) -> None:
+        """The local transaction is over: nothing of it is to be run any more."""
+        self._postponed.clear()
 
     def query(self, step: Query) -> Rows:
         """Run it, and fetch everything.
@@ -150,27 +174,58 @@ class MySqlExecutor:
         The user's own statement gives its rows twice: as images have values, and (`native`) as the user's converters
         make them.
         """
+        if step.sql == "ROLLBACK":
+            self.drop_postponed()
+        steps = [*self._postponed, (step, Later())]
+        self._postponed.clear()
         raw = self._raw
         decoders, use_unicode = raw.decoders, raw.use_unicode
-        raw.decoders, raw.use_unicode = ({} if step.as_user else _DECODERS), True
+        raw.use_unicode = True
         cursor = pymysql.cursors.Cursor(raw)
         try:
-            cursor.execute(
-                step.sql, step.parameters if isinstance(step.parameters, Mapping) else tuple(step.parameters)
-            )
-            rows = list(cursor.fetchall())
+            # A line of its own for each `;`: a comment of the user's may end the line before.
+            text = "\n;\n".join(cursor.mogrify(one.sql, _arguments(one.parameters)) for one, _ in steps)
+            for number, (one, later) in enumerate(steps):
+                raw.decoders = {} if one.as_user else _DECODERS
+                if not number:
+                    cursor.execute(text)
+                elif not cursor.nextset():
+                    raise RuntimeError(f"{len(steps)} statements gave {number} results")
+                later.rows = self._rows(cursor, one, decoders)
         except Exception as error:
             self.note_error(error)
             raise
         finally:
             raw.decoders, raw.use_unicode = decoders, use_unicode
+        return steps[-1][1].answer
+
+    def _rows(self, cursor: Any, step: Query, decoders: Mapping[int, Callable[[Any], object]]) -> Rows:
+        """The result that the cursor is at."""
+        rows = list(cursor.fetchall())
         self.note(gave_rows=cursor.description is not None)
         columns = tuple(column[0] for column in cursor.description or ())
         if not step.as_user or not columns:
             return Rows(columns, rows, cursor.rowcount, cursor.lastrowid)
-        types: list[Any] = [column[1] for column in cursor.description or ()]
+        types = [column[1] for column in cursor.description or ()]
         native = _converted(rows, types, decoders)
         return Rows(columns, _converted(rows, types, _DECODERS), cursor.rowcount, cursor.lastrowid, native=native)
+
+    @contextmanager
+    def one_by_one(self) -> Iterator[None]:
+        """Inside, the server refuses a text of several statements."""
+        if not self._takes_several:
+            yield
+            return
+        self._set_option(_MULTI_STATEMENTS_OFF)
+        try:
+            yield
+        finally:
+            if self._raw.open:
+                self._set_option(_MULTI_STATEMENTS_ON)
+
+    def _set_option(self, option: int) -> None:
+        self._raw._execute_command(COMMAND.COM_SET_OPTION, struct.pack("<H", option))
+        self._raw._read_packet()
 
     def note(self, *, gave_rows: bool) -> None:
         """A statement was executed on the connection."""
@@ -188,6 +243,10 @@ class MySqlExecutor:
     def is_autocommit(self) -> bool:
         """Whether the server commits each statement by itself, where no transaction was begun."""
         return bool(self._raw.server_status & _AUTOCOMMIT)
+
+
+def _arguments(parameters: Parameters) -> Any:
+    return parameters if isinstance(parameters, Mapping) else tuple(parameters)
 
 
 def _converted(
@@ -231,7 +290,7 @@ def arguments_like(place: MySqlPlace, given: Mapping[str, Any], raw: Any) -> dic
 @contextmanager
 def opened(arguments: Mapping[str, Any], wait_s: int = _WAIT_S) -> Iterator[MySqlExecutor]:
     """A connection of our own; every statement commits by itself, and waits for locks only shortly."""
-    raw = pymysql.connect(**{**arguments, "autocommit": True})
+    raw = pymysql.connect(**{**arguments, "autocommit": True, "client_flag": CLIENT.MULTI_STATEMENTS})
     try:
         executor = MySqlExecutor(raw)
         executor.query(Query(_SESSION.format(wait_s=wait_s)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
-from troth.client.flow import Coordinator, Flow, Invoke, Pause, Query, Rows, Step, Tell
+from troth.client.flow import Coordinator, Flow, Invoke, Later, Pause, Postponed, Query, Rows, Step, Tell
 
 R = TypeVar("R")
 
@@ -17,6 +17,15 @@ class Executor(Protocol):
 
     def query(self, step: Query) -> Rows:
         """Run it and fetch everything."""
+        ...
+
+
+@runtime_checkable
+class Postponing(Protocol):
+    """An executor (of either kind) that can run a query in one trip with the next one."""
+
+    def postpone(self, step: Query) -> Later:
+        """Keep it until the next `query`; the answer is filled in then."""
         ...
 
 
@@ -64,6 +73,10 @@ def _answer(step: Step, executor: Executor, coordinator: Coordinator) -> object:
     match step:
         case Query():
             return executor.query(step)
+        case Postponed(postponed):
+            return (
+                executor.postpone(postponed) if isinstance(executor, Postponing) else Later(executor.query(postponed))
+            )
         case Tell(message):
             return coordinator.tell(message)
         case Pause(delay_s):
@@ -77,6 +90,10 @@ async def _aanswer(step: Step, executor: AsyncExecutor, coordinator: Coordinator
     match step:
         case Query():
             return await executor.query(step)
+        case Postponed(postponed) if isinstance(executor, Postponing):
+            return executor.postpone(postponed)
+        case Postponed(postponed):
+            return Later(await executor.query(postponed))
         case Tell(message):
             return await coordinator.atell(message)
         case Pause(delay_s):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from troth.client.errors import BranchFailed, LockConflict, NotSupported
-from troth.client.flow import Flow, Invoke, Parameters, Pause, query, tell
+from troth.client.flow import Flow, Invoke, Parameters, Pause, postponed, query, tell
 from troth.client.modes.at_write import LocalTransaction, Writer
 from troth.client.sql.dialects.base import Dialect, Fault
 from troth.client.sql.image import Outcome
@@ -201,7 +201,7 @@ class PhaseOne:
 
     def _begin(self, xid: str) -> Flow[LocalTransaction]:
         try:
-            yield from query(self._dialect.begin)
+            yield from postponed(self._dialect.begin)
         except BaseException as error:
             if not isinstance(error, Exception):  # an interrupt, perhaps behind a BEGIN that was done
                 yield from self.roll_back(error)
@@ -339,7 +339,7 @@ class PhaseOne:
         context = context_text({SERIALIZER: JACKSON, COMPRESSOR: "NONE", **extra})
         log = BranchUndoLog(local.xid, branch_id, tuple(change.undo for change in local.changes))
         row = (branch_id, local.xid, context, encode(context, log), NORMAL)
-        yield from query(self._dialect.insert_undo, row)
+        yield from postponed(self._dialect.insert_undo, row)
 
     def _is_committed(self, local: LocalTransaction, branch_id: int, error: BaseException) -> Flow[bool]:
         """After an error in COMMIT: the undo row says whether it happened. If not, the coordinator is told."""

@@ -23,7 +23,7 @@ from troth.client.sql.undo import (
     changes_to_undo,
     same,
 )
-from troth.client.sql.undo_codec import COMPRESSOR, JACKSON, SERIALIZER, context_text, decode, parse_context
+from troth.client.sql.undo_codec import COMPRESSOR, JACKSON, SERIALIZER, SPLIT, context_text, decode, parse_context
 
 _PAIRS_PER_DELETE = 400
 _SAVEPOINT = "troth_undo"
@@ -123,7 +123,8 @@ def _guard(dialect: Dialect, xid: str, branch_id: int) -> Flow[bool]:
 
 
 def _undo(dialect: Dialect, xid: str, branch_id: int, context: str, info: object) -> Flow[None]:
-    log = decode(context, info if isinstance(info, bytes) else str(info).encode())
+    whole, info, parts = yield from _joined(dialect, xid, context, _bytes(info))
+    log = decode(whole, info)
     if (log.xid, log.branch_id) != (xid, branch_id):
         raise Frozen(f"the undo row of branch {branch_id} holds the log of branch {log.branch_id} of {log.xid}")
     enforced = dialect.foreign_keys_of(parse_context(context))
@@ -134,7 +135,30 @@ def _undo(dialect: Dialect, xid: str, branch_id: int, context: str, info: object
         yield from restorer.undo_statement(sql_undo_log)
     if enforced:
         yield from _check_foreign_keys(dialect, restorer, log)
-    yield from query(dialect.delete_undo(1), (xid, branch_id))
+    rows = (branch_id, *parts)
+    yield from query(dialect.delete_undo(len(rows)), [value for row in rows for value in (xid, row)])
+
+
+def _joined(dialect: Dialect, xid: str, context: str, info: bytes) -> Flow[tuple[str, bytes, tuple[int, ...]]]:
+    """An undo log that Java has split: its context without the split, all its bytes, and the rows that held the rest.
+
+    Java writes what exceeds 0.8 of MySQL's max_allowed_packet into rows of their own, whose branch ids are in `subId`.
+    Raises Frozen if one of them is not there.
+    """
+    values = parse_context(context)
+    if SPLIT not in values:
+        return context, info, ()
+    parts = tuple(int(part) for part in values.pop(SPLIT).split(",") if part)
+    for part in parts:
+        found = yield from query(dialect.select_undo, (xid, part))
+        if not found.rows:
+            raise Frozen(f"the undo log is split over several rows, and the one with the branch id {part} is missing")
+        info += _bytes(found.rows[0][1])
+    return context_text(values), info, parts
+
+
+def _bytes(info: object) -> bytes:
+    return info if isinstance(info, bytes) else str(info).encode()
 
 
 def _check_foreign_keys(dialect: Dialect, restorer: _Restorer, log: BranchUndoLog) -> Flow[None]:

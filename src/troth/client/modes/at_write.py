@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from troth.client.errors import NotSupported, TrothError
-from troth.client.flow import Flow, Parameters, query
-from troth.client.sql.dialects.base import Dialect, select_matching
-from troth.client.sql.image import FullRow, ImageMoved, Outcome, Touched, records
+from troth.client.flow import Flow, Parameters, postponed, query
+from troth.client.sql.dialects.base import Dialect, Expectation, select_matching
+from troth.client.sql.image import FullRow, ImageMoved, Images, Key, Outcome, Touched, records
 from troth.client.sql.lockkeys import (
     LockKey,
     changed_unique_locks,
@@ -54,14 +54,12 @@ class LocalTransaction:
     """The definitions of the tables that were written; they hold as long as the database's locks on them."""
 
 
-_Done = tuple[list[Change], Outcome]
-
-
 class Writer:
     """Runs statements with images on one connection."""
 
-    def __init__(self, dialect: Dialect, *, lock_unique_keys: bool = True) -> None:
+    def __init__(self, dialect: Dialect, *, lock_unique_keys: bool = True, expects: Expectation | None = None) -> None:
         self._dialect = dialect
+        self._expects = expects
         self._lock_unique_keys = lock_unique_keys
 
     def write(self, statement: Statement, sets: Iterable[Parameters], local: LocalTransaction) -> Flow[Outcome]:
@@ -73,16 +71,13 @@ class Writer:
         Raises:
             NotSupported: the statement, or its table, is not one that AT can undo. Nothing was changed by it.
         """
-        table = yield from self._target(statement, local)
-        _check_columns(statement, table)
-        if local.foreign_keys:
-            _refuse_referential_actions(statement, table)
+        yield from self._open(local)
         made: list[Change] = []
         rowcount = 0
         outcome = Outcome(0)
         try:
             for parameters in sets:
-                outcome = yield from self._in_savepoint(statement, table, parameters, local, made)
+                outcome = yield from self._in_savepoint(statement, parameters, local, made)
                 rowcount += outcome.rowcount
         finally:
             local.changes += _merged(made)
@@ -92,41 +87,54 @@ class Writer:
         self, statement: Statement, parameters: Parameters, local: LocalTransaction
     ) -> Flow[tuple[str, Outcome]]:
         """Run a SELECT … FOR UPDATE; with its rows, their locks as text. Raises NotSupported."""
-        table = yield from self._target(statement, local)
+        yield from self._open(local)
+        table = yield from self._table(local, statement.schema, statement.table)
         keys, outcome = yield from self._dialect.read_locked(statement, table, parameters)
         return lock_text(key_lock(table, key, self._dialect.lock_part) for key in keys), outcome
 
-    def _target(self, statement: Statement, local: LocalTransaction) -> Flow[Table]:
+    def _open(self, local: LocalTransaction) -> Flow[None]:
         if local.foreign_keys is None:
             yield from self._open_catalogue()
             local.foreign_keys = yield from self._dialect.foreign_keys_enforced()
-        table = yield from self._table(local, statement.schema, statement.table)
-        if isinstance(table, Refusal):
-            raise NotSupported(table.reason, table.hint)
-        return table
+
+    def _target(self, statement: Statement, local: LocalTransaction) -> Flow[tuple[Table, bool]]:
+        """The table of a write. False beside it: as it was last time, to be confirmed behind the statement."""
+        place = (statement.schema, statement.table)
+        if place not in local.tables and self._expects is not None:
+            expected = yield from self._expects.expected_table(*place)
+            if expected is not None and _is_allowed(statement, expected, local):
+                return expected, False
+        table = yield from self._table(local, *place)
+        _check(statement, table, local)
+        return table, True
 
     # --- one statement ---
 
     def _in_savepoint(
-        self, statement: Statement, table: Table, parameters: Parameters, local: LocalTransaction, made: list[Change]
+        self, statement: Statement, parameters: Parameters, local: LocalTransaction, made: list[Change]
     ) -> Flow[Outcome]:
         for _ in range(_TRIES):
-            yield from query(f"SAVEPOINT {_SAVEPOINT}")
+            table, is_sure = yield from self._target(statement, local)
+            yield from postponed(f"SAVEPOINT {_SAVEPOINT}")
             try:
-                changes, outcome = yield from self._imaged(statement, table, parameters, local)
-            except ImageMoved:
+                images = yield from self._images(statement, table, parameters, is_sure=is_sure)
+                local.tables[statement.schema, statement.table] = table
+                changes = yield from self._changes(table, images, local)
+            except ImageMoved as moved:
                 yield from query(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-                yield from query(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+                yield from postponed(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+                if isinstance(moved, _DefinitionMoved):
+                    yield from self._table(local, statement.schema, statement.table)
             except BaseException as error:
                 if not self._dialect.errors_abort or _is_ours(error):
                     yield from self._back(error)
                 raise
             else:
-                yield from query(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+                yield from postponed(f"RELEASE SAVEPOINT {_SAVEPOINT}")
                 made += changes
-                return outcome
+                return images.outcome
         raise NotSupported(
-            f"{_TRIES} times, {statement.verb.value} on {table.name} did not change just the rows that it had imaged.",
+            f"{_TRIES} times, {statement.verb.value} on {statement.table} did not change just the rows of its image.",
             "Look for a trigger or a function in WHERE that gives another result at each call.",
         )
 
@@ -137,12 +145,25 @@ class Writer:
         except Exception as second:  # noqa: BLE001 - the first error is the one to tell
             error.add_note(f"The database has ended the local transaction by itself ({second}).")
 
-    def _imaged(
-        self, statement: Statement, table: Table, parameters: Parameters, local: LocalTransaction
-    ) -> Flow[_Done]:
+    def _images(self, statement: Statement, table: Table, parameters: Parameters, *, is_sure: bool) -> Flow[Images]:
+        """The statement with its images. Raises _DefinitionMoved if the table was not what it was taken for."""
+        if is_sure or self._expects is None:
+            return (yield from self._dialect.images(statement, table, parameters))
         try:
             images = yield from self._dialect.images(statement, table, parameters)
-            changes = []
+        except Exception as error:
+            # An error of the database that came before the question whether the definition holds stands for itself.
+            holds = self._expects.as_expected()
+            if holds is False or (holds is None and isinstance(error, TrothError)):
+                raise _DefinitionMoved from error
+            raise
+        if not self._expects.as_expected():
+            raise _DefinitionMoved
+        return images
+
+    def _changes(self, table: Table, images: Images, local: LocalTransaction) -> Flow[list[Change]]:
+        changes = []
+        try:
             for touched in images.touched:
                 if touched.before or touched.after:
                     change = self._change(table, touched)
@@ -151,7 +172,7 @@ class Writer:
                     changes.append(change)
         except ValueNotSupported as error:
             raise NotSupported(f"a value of {table.name} cannot be kept in an undo log: {error}.") from error
-        return changes, images.outcome
+        return changes
 
     def _change(self, table: Table, touched: Touched) -> Change:
         before = self._records(table, touched.before, touched.only)
@@ -183,17 +204,28 @@ class Writer:
             parent = yield from self._dialect.undone_table(foreign_key.parent)
             if isinstance(parent, Refusal):
                 continue  # AT never writes there, so nobody holds a lock on it
-            for values in _references(foreign_key, table, touched.after):
-                row = yield from self._parent_row(foreign_key, parent, values)
-                if row is not None:
-                    locks[primary_lock(parent, row, self._dialect.lock_part)] = None
+            references = list(_references(foreign_key, table, touched.after))
+            places = _key_places(foreign_key, table, parent)
+            if places is None:
+                keys = yield from self._parent_keys(foreign_key, parent, references)
+            else:
+                keys = [tuple(values[place] for place in places) for values in references]
+            locks |= dict.fromkeys(key_lock(parent, key, self._dialect.lock_part) for key in keys)
         return tuple(locks)
 
-    def _parent_row(self, foreign_key: ForeignKey, parent: Table, values: tuple[object, ...]) -> Flow[FullRow | None]:
+    def _parent_keys(
+        self, foreign_key: ForeignKey, parent: Table, references: Sequence[tuple[object, ...]]
+    ) -> Flow[list[Key]]:
+        """The primary keys of the rows that are referred to, as the database spells them; in one trip, if it can be."""
         names = foreign_key.parent_columns or parent.key
-        sql = select_matching(self._dialect, parent, [column.name for column in parent.columns], names)
-        answer = yield from query(sql, values)
-        return answer.rows[0] if answer.rows else None
+        sql = select_matching(self._dialect, parent, parent.key, names)
+        if not references:
+            return []
+        waiting = []
+        for values in references[:-1]:
+            waiting.append((yield from postponed(sql, values)))
+        last = yield from query(sql, references[-1])
+        return [row for answer in [*(later.answer for later in waiting), last] for row in answer.rows[:1]]
 
     # --- the catalogue ---
 
@@ -205,11 +237,32 @@ class Writer:
                 "Make the undo table with `troth at init URL` or `troth.at.init(url)`.",
             )
 
-    def _table(self, local: LocalTransaction, schema: str | None, name: str) -> Flow[Table | Refusal]:
+    def _table(self, local: LocalTransaction, schema: str | None, name: str) -> Flow[Table]:
         place = (schema, name)
         if place not in local.tables:
             local.tables[place] = yield from self._dialect.read_table(schema, name)
-        return local.tables[place]
+        table = local.tables[place]
+        if isinstance(table, Refusal):
+            raise NotSupported(table.reason, table.hint)
+        return table
+
+
+class _DefinitionMoved(ImageMoved):
+    """The table is not what it was when it was looked at last; it has to be looked at again."""
+
+
+def _check(statement: Statement, table: Table, local: LocalTransaction) -> None:
+    _check_columns(statement, table)
+    if local.foreign_keys:
+        _refuse_referential_actions(statement, table)
+
+
+def _is_allowed(statement: Statement, table: Table, local: LocalTransaction) -> bool:
+    try:
+        _check(statement, table, local)
+    except NotSupported:
+        return False  # by a definition that may be an old one, so it is looked at again
+    return True
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -227,11 +280,11 @@ def _check_columns(statement: Statement, table: Table) -> None:
 
 
 def _refuse_referential_actions(statement: Statement, table: Table) -> None:
-    changed = {name.lower() for name in statement.set_columns}
+    changed = {name.lower() for name in statement.changed_columns}
     for foreign_key in table.children:
         referred = {name.lower() for name in foreign_key.parent_columns or table.key}
-        deletes = statement.verb is Verb.DELETE and foreign_key.deletes_on
-        updates = statement.verb is Verb.UPDATE and foreign_key.updates_on and bool(changed & referred)
+        deletes = (statement.verb is Verb.DELETE or statement.replaces) and foreign_key.deletes_on
+        updates = foreign_key.updates_on and bool(changed & referred)
         if deletes or updates:
             action = foreign_key.on_delete if deletes else foreign_key.on_update
             raise NotSupported(
@@ -245,6 +298,19 @@ def _written_foreign_keys(table: Table, touched: Touched) -> Iterator[ForeignKey
         columns = {name.lower() for name in foreign_key.child_columns}
         if touched.after and (touched.only is None or columns & touched.only):
             yield foreign_key
+
+
+def _key_places(foreign_key: ForeignKey, table: Table, parent: Table) -> list[int] | None:
+    """Where the parent's primary key stands in what refers to it, if that is so and both sides spell values alike."""
+    referred = [name.lower() for name in foreign_key.parent_columns or parent.key]
+    if sorted(referred) != sorted(name.lower() for name in parent.key):
+        return None
+    for child, name in zip(foreign_key.child_columns, referred, strict=True):
+        mine, other = table.column(child), parent.column(name)
+        spelling = (mine.base_type, mine.modifier, mine.collation)
+        if mine.modifier is None or spelling != (other.base_type, other.modifier, other.collation):
+            return None
+    return [referred.index(name.lower()) for name in parent.key]
 
 
 def _references(foreign_key: ForeignKey, table: Table, after: Sequence[FullRow]) -> Iterator[tuple[object, ...]]:

@@ -144,8 +144,17 @@ class Statement:
     """Where the text ends: behind its last token, before any `;`."""
     upsert: bool = False
     """The INSERT updates rows that are there already; `set_columns` are what it sets then."""
+    replaces: bool = False
+    """The INSERT deletes the rows that are in its way (REPLACE)."""
     reason: str = ""
     hint: str = ""
+    calls: frozenset[str] = frozenset()
+    """Names that stand before a parenthesis, and may be those of functions (where the dialect asks for them)."""
+
+    @property
+    def changed_columns(self) -> tuple[str, ...]:
+        """Columns of rows that are there already that it may change."""
+        return self.set_columns
 
     def refusal(self) -> NotSupported:
         """The error to raise for a REFUSED statement."""

@@ -26,6 +26,11 @@ class Column:
     """The type's own name in the catalogue, behind domains; decides how values are spelled."""
     always_identity: bool = False
     """GENERATED ALWAYS AS IDENTITY: to be given a value by an INSERT that says so only."""
+    modifier: int | None = None
+    """Length or scale, as the catalogue has it: columns alike in type, modifier and collation spell equal values alike.
+
+    None: they may not (types are not fixed, or the dialect does not say).
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from troth.wire.seata.errors import WireError
 
 SERIALIZER = "serializer"
 COMPRESSOR = "compressorType"
+SPLIT = "subId"
+"""Of a log split over several rows: the branch ids of the others. Who reads such a log joins it first."""
 JACKSON = "jackson"
 MAX_INFO_BYTES: Final = 256 * 1024 * 1024
 """A compressed `rollback_info` is not unfolded beyond this."""
@@ -66,8 +68,8 @@ def _compressor(context: Mapping[str, str]) -> CompressorType:
     name = context.get(COMPRESSOR, "")
     if name.upper() not in _COMPRESSORS:
         raise UndoCodecError(f"compressor {name!r} is not known")
-    if "subId" in context:
-        raise UndoCodecError("an undo log that is split over several rows (`subId`) is not supported")
+    if SPLIT in context:
+        raise UndoCodecError(f"an undo log that is split over several rows (`{SPLIT}`) has to be joined first")
     return _COMPRESSORS[name.upper()]
 
 

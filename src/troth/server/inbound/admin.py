@@ -40,12 +40,14 @@ class AdminApi:
         metrics: Metrics,
         *,
         unhealthy: Callable[[], str | None],
+        leader: Callable[[], tuple[str, int]] | None = None,
         settings: Sequence[Row],
         version: str,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._unhealthy = unhealthy
+        self._leader = leader
         self._settings = settings
         self._openapi = msgspec.json.encode(openapi_document(version))
 
@@ -66,9 +68,10 @@ class AdminApi:
 
     async def _health(self, request: Request) -> Response:
         reason = self._unhealthy()
-        if reason is None:
-            return _json(views.HealthView("ok"))
-        return _json(views.HealthView(reason), 503)
+        health = views.HealthView(reason or "ok")
+        if self._leader is not None:
+            health.leader, health.epoch = self._leader()
+        return _json(health, 200 if reason is None else 503)
 
     async def _show_metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
@@ -81,7 +84,12 @@ class AdminApi:
 
     # ---- transactions ----
 
+    def _check_running(self) -> None:
+        if not self._engine.running:
+            raise HTTPException(503, f"this coordinator does not lead: {self._unhealthy() or 'it is starting'}")
+
     async def _list(self, request: Request) -> Response:
+        self._check_running()
         query = request.query_params
         try:
             wanted = views.parse_status(query.get("status"))
@@ -118,6 +126,7 @@ class AdminApi:
         page.cursor = views.encode_cursor(views.EndedCursor(store_cursor))
 
     async def _inspect(self, request: Request) -> Response:
+        self._check_running()
         xid: str = request.path_params["xid"]
         found = await self._find(xid)
         if found is None:
@@ -133,6 +142,7 @@ class AdminApi:
         return engine.transactions().get(xid) or engine.outcome_in_memory(xid) or await engine.store.outcome(xid)
 
     async def _retry(self, request: Request) -> Response:
+        self._check_running()
         xid: str = request.path_params["xid"]
         reply = FutureReply()
         match await self._ask(Retry(xid, reply), reply):

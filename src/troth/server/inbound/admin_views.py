@@ -74,9 +74,11 @@ class ErrorView(msgspec.Struct):
 
 
 class HealthView(msgspec.Struct):
-    """`status` is ok, or says what is not."""
+    """`status` is ok, or says what is not. `leader` and `epoch` only where several coordinators share a store."""
 
     status: str
+    leader: str | msgspec.UnsetType = msgspec.UNSET
+    epoch: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class RetryView(msgspec.Struct):

@@ -20,6 +20,7 @@ from troth.wire.seata.errors import WireError
 from troth.wire.seata.frame import Frame
 from troth.wire.seata.messages import (
     BranchCommitResponse,
+    BranchEndResponse,
     BranchRollbackResponse,
     HeartbeatMessage,
     MergedWarpMessage,
@@ -28,6 +29,7 @@ from troth.wire.seata.messages import (
 
 log = get_logger("troth.seata")
 
+_CALL_ANSWERS = frozenset({BranchCommitResponse, BranchRollbackResponse})
 _LINGER_S = 5.0
 """How long a closing connection may take to read its last answers."""
 
@@ -155,12 +157,16 @@ class SeataLink(asyncio.Protocol):
             if kind not in REGISTRATIONS:
                 raise Refused(f"{kind.__name__} before a registration")
             self._accept()
-        if isinstance(body, BranchCommitResponse | BranchRollbackResponse):
-            self._take_call_answer(frame.request_id, body)
+        request_id = frame.request_id
+        if kind in _CALL_ANSWERS:
+            call = self._calls.take(request_id)
+            if call is not None:
+                self._door.settle(answered(call, cast(BranchEndResponse, body), self._channel.client_id))
             return
         self._unanswered += 1
-        self._open_ids.add(frame.request_id)
-        self._highest_id = max(self._highest_id, frame.request_id)
+        self._open_ids.add(request_id)
+        if request_id > self._highest_id:
+            self._highest_id = request_id
         if isinstance(body, MergedWarpMessage):
             self._door.requests.handle_merged(self._channel, frame, body, self)
         else:
@@ -171,11 +177,6 @@ class SeataLink(asyncio.Protocol):
         self._connection.mark_registered()
         self._watch_idleness()
 
-    def _take_call_answer(self, request_id: int, response: BranchCommitResponse | BranchRollbackResponse) -> None:
-        call = self._calls.take(request_id)
-        if call is not None:
-            self._door.settle(answered(call, response, self._channel.client_id))
-
     # ---- what goes out ----
 
     def respond(self, frame: Frame, message: Message, *, more: bool = False) -> None:
@@ -184,7 +185,10 @@ class SeataLink(asyncio.Protocol):
             self._unanswered -= 1
             self._open_ids.discard(frame.request_id)
         if not self._closing:
-            self._write(self._connection.reply(frame, message))
+            try:
+                self._queue(self._connection.answer(frame, message))
+            except WireError as error:
+                self._cannot_send(error)
             if self._paused:
                 self._throttle()
         elif self._channel.is_tm:
@@ -216,13 +220,12 @@ class SeataLink(asyncio.Protocol):
 
     def call_branch(self, call: Call) -> None:
         """Send a phase-two request with an id of our own."""
-        frame = self._connection.request(request_for(call))
         try:
-            data = self._connection.send(frame)
+            request_id, data = self._connection.ask(request_for(call))
         except WireError as error:
             self._door.settle(unanswered(call, CallResult.RETRY, f"cannot be sent: {error}", None))
             return
-        self._calls.add(frame.request_id, call, self._loop.time())
+        self._calls.add(request_id, call, self._loop.time())
         self._queue(data)
 
     def tell(self, message: Message) -> None:
@@ -232,14 +235,14 @@ class SeataLink(asyncio.Protocol):
 
     def _write(self, frame: Frame) -> None:
         try:
-            data = self._connection.send(frame)
+            self._queue(self._connection.send(frame))
         except WireError as error:
-            self.drop(f"an answer cannot be sent: {error.reason}", offset=error.offset)
-            return
-        self._queue(data)
+            self._cannot_send(error)
+
+    def _cannot_send(self, error: WireError) -> None:
+        self.drop(f"an answer cannot be sent: {error.reason}", offset=error.offset)
 
     def _queue(self, data: bytes) -> None:
-        self._door.frames_out += 1
         if not self._out:
             self._door.wants_flush(self)
         self._out.append(data)
@@ -248,6 +251,7 @@ class SeataLink(asyncio.Protocol):
         """Everything that waits, in one write."""
         if not self._out or self._transport.is_closing():
             return
+        self._door.frames_out += len(self._out)
         data = b"".join(self._out) if len(self._out) > 1 else self._out[0]
         self._out.clear()
         self._transport.write(data)

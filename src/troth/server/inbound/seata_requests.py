@@ -99,12 +99,14 @@ class Requests:
 
     def handle_merged(self, channel: Channel, frame: Frame, message: MergedWarpMessage, responder: Responder) -> None:
         """Take the children of a merged request, each as if it had come alone. Raises Refused."""
+        if not message.msgs:
+            raise Refused("a merged request without requests")
         for child in message.msgs:
             if type(child) not in HANDLERS:
                 raise Refused(f"{type(child).__name__} is no message for a coordinator, in a merged request")
         whole = (
             BatchReply(responder, frame, message.msg_ids)
-            if channel.takes_batch_results
+            if channel.takes_batch_results and message.msg_ids  # without ids only the order tells whose answer it is
             else MergedReply(responder, frame, len(message.msgs))
         )
         for index, child in enumerate(message.msgs):
@@ -197,6 +199,7 @@ class Requests:
         if refusal is not None or resource_id is None:
             reply.send(refusal or answers.register_refusal("the branch names no resource"))
             return
+        data = message.application_data
         mode = _MODE_OF_TYPE[message.branch_type]
         text = message.lock_key or "" if MODES[mode].locks_rows else ""
         try:
@@ -212,8 +215,8 @@ class Requests:
                 resource_id,
                 text,
                 keys,
-                message.application_data,
-                _auto_commit(message.application_data),
+                data,
+                data is None or _auto_commit(data),
                 channel.client_id,
                 channel,
                 reply.may_wait,
@@ -224,9 +227,10 @@ class Requests:
     def _branch_obstacle(self, message: BranchRegisterRequest) -> Message | None:
         if message.branch_type not in _MODE_OF_TYPE:
             return answers.register_refusal(f"branch type {message.branch_type.name} is not supported by this version")
-        if _longer_than(message.resource_id or "", self._limits.name_bytes):
+        resource_id, data = message.resource_id, message.application_data
+        if resource_id is not None and _longer_than(resource_id, self._limits.name_bytes):
             return answers.register_refusal("the resource id is over the limit limits.name_bytes")
-        if _longer_than(message.application_data or "", self._limits.application_data_bytes):
+        if data is not None and _longer_than(data, self._limits.application_data_bytes):
             return answers.register_refusal(
                 f"applicationData is over the limit of {self._limits.application_data_bytes} bytes",
                 TransactionExceptionCode.FailedToAddBranch,
@@ -267,9 +271,9 @@ def _longer_than(text: str, limit_bytes: int) -> bool:
     return len(text) * 4 > limit_bytes and len(text.encode()) > limit_bytes
 
 
-def _auto_commit(application_data: str | None) -> bool:
+def _auto_commit(application_data: str) -> bool:
     """False only where an AT client says that it is inside a local transaction (PROTOCOL §9)."""
-    if not application_data or '"autoCommit"' not in application_data:
+    if '"autoCommit"' not in application_data:
         return True
     try:
         return msgspec.json.decode(application_data, type=LocalState).autoCommit

@@ -30,6 +30,8 @@ RESULTS: Mapping[BranchStatus, CallResult] = MappingProxyType(
     }
 )
 """Everything else is asked again."""
+_BRANCH_TYPES = tuple(BranchType)
+"""By ordinal."""
 _DONE = MappingProxyType(
     {Verb.COMMIT: BranchStatus.PhaseTwo_Committed, Verb.ROLLBACK: BranchStatus.PhaseTwo_Rollbacked}
 )
@@ -38,7 +40,7 @@ _DONE = MappingProxyType(
 def request_for(call: Call) -> BranchEndRequest:
     """The message that asks a branch to do `call`."""
     return REQUESTS[call.verb](
-        call.xid, call.branch_id, BranchType(call.branch_type), call.resource_id, call.application_data
+        call.xid, call.branch_id, _BRANCH_TYPES[call.branch_type], call.resource_id, call.application_data
     )
 
 

@@ -24,7 +24,13 @@ def read_body(buf: bytes, pos: int, end: int) -> m.Message:
     """The message in `buf[pos:end]`, type code first (version 1). `WireError` unless it fits exactly."""
     if end - pos < TYPE_CODE_BYTES:
         raise Truncated("a body needs a type code", pos, pos + TYPE_CODE_BYTES)
-    message, stop = read_fields(buf[pos] << 8 | buf[pos + 1], buf, pos + 2, end)
+    code = buf[pos] << 8 | buf[pos + 1]
+    try:  # as `read_fields`, without the call: this is the way of nearly every message
+        message, stop = _READERS[code](buf, pos + 2, end)
+    except (IndexError, error):
+        raise _unreadable(code, buf, pos + 2, end) from None
+    if stop > end:
+        raise _truncated(code, end, stop)
     if stop != end:
         raise WireError(f"{end - stop} bytes behind the end of {type(message).__name__}", stop)
     return message
@@ -35,9 +41,7 @@ def read_fields(code: int, buf: bytes, pos: int, end: int) -> tuple[m.Message, i
     try:
         message, stop = _READERS[code](buf, pos, end)
     except (IndexError, error):
-        if code not in LAYOUTS:
-            raise _unknown(code, pos) from None
-        raise _truncated(code, end, len(buf) + 1) from None
+        raise _unreadable(code, buf, pos, end) from None
     if stop > end:
         raise _truncated(code, end, stop)
     return message, stop
@@ -58,6 +62,10 @@ def write_body(message: m.Message) -> bytes:
 def write_fields(message: m.Message) -> bytes:
     """The fields without the type code (version 0)."""
     return write_body(message)[TYPE_CODE_BYTES:]
+
+
+def _unreadable(code: int, buf: bytes, pos: int, end: int) -> WireError:
+    return _truncated(code, end, len(buf) + 1) if code in LAYOUTS else _unknown(code, pos)
 
 
 def _truncated(code: int, end: int, needed: int) -> Truncated:

@@ -23,6 +23,9 @@ _MAX_REQUEST_ID = 0x7FFFFFFF
 _BYTES_TO_TELL_THE_VERSION = 3
 _REGISTRATIONS = (RegisterTMRequest, RegisterRMRequest)
 
+_REQUEST, _RESPONSE = MessageType.REQUEST, MessageType.RESPONSE
+_SEATA, _NONE = SerializerType.SEATA, CompressorType.NONE
+
 _ReadFrame = Callable[[bytes, int, int], tuple[Frame | None, int]]
 
 
@@ -107,6 +110,20 @@ class Connection:
         return Frame(
             to.protocol_version, MessageType.RESPONSE, to.codec, to.compressor, to.request_id, NO_HEAD_MAP, message
         )
+
+    def answer(self, to: Frame, message: Message) -> bytes:
+        """What to write for `reply(to, message)`."""
+        if to.protocol_version == v1.VERSION and to.codec is _SEATA and to.compressor is _NONE:
+            return v1.write_usual(_RESPONSE, to.request_id, message)
+        return encode_frame(self.reply(to, message))
+
+    def ask(self, message: Message) -> tuple[int, bytes]:
+        """What to write for `request(message)`, behind its id."""
+        if self._version == v1.VERSION and self._compressor is _NONE:
+            self._last_id = self._last_id % _MAX_REQUEST_ID + 1
+            return self._last_id, v1.write_usual(_REQUEST, self._last_id, message)
+        frame = self.request(message)
+        return frame.request_id, encode_frame(frame)
 
     def ping(self) -> Frame:
         """A ping with the next id."""

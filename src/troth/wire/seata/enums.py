@@ -32,6 +32,8 @@ class GlobalStatus(IntEnum):
 class BranchStatus(IntEnum):
     """State of a branch; goes over the wire by code (PROTOCOL §3)."""
 
+    __hash__ = int.__hash__  # Enum's own is a call into Python, and every answer of a branch is looked up
+
     Unknown = 0
     Registered = 1
     PhaseOne_Done = 2
@@ -51,6 +53,8 @@ class BranchStatus(IntEnum):
 
 class BranchType(IntEnum):
     """How a branch is committed and rolled back; by ordinal."""
+
+    __hash__ = int.__hash__  # looked up at every registration
 
     AT = 0
     TCC = 1

@@ -44,6 +44,8 @@ _GLOBAL_STATUSES = tuple(GlobalStatus)
 _RESULT_CODES = tuple(ResultCode)
 _SUCCESS = ResultCode.Success
 _FAILED = ResultCode.Failed
+_SUCCESS_CODE = int(_SUCCESS)
+_NO_EXCEPTION = TransactionExceptionCode.Unknown
 _NULL_STATUS = 0xFF
 
 _pack_success = Struct(">BB").pack
@@ -70,6 +72,8 @@ ResultHead = tuple[ResultCode, str | None, TransactionExceptionCode, int]
 
 
 def _read_result(buf: bytes, pos: int, end: int) -> ResultHead:
+    if buf[pos] == _SUCCESS_CODE and not buf[pos + 1]:  # what nearly all results are
+        return _SUCCESS, None, _NO_EXCEPTION, pos + 2
     code = read_code(_RESULT_CODES, buf, pos)
     pos += 1
     msg = None

@@ -65,6 +65,21 @@ def raw_body(buf: bytes) -> bytes:
     return decompress(_COMPRESSORS[compressor], packed) if packed else packed
 
 
+def write_usual(kind: MessageType, request_id: int, message: Message) -> bytes:
+    """The bytes of a frame in codec SEATA, neither compressed nor with a head map: nearly all are so.
+
+    The same bytes as `write_frame` gives, without a `Frame`: half of what an answer costs.
+    """
+    body = write_body(message)
+    length = HEAD_BYTES + len(body)
+    if length > MAX_FRAME_LENGTH:
+        raise _too_long(length)
+    try:
+        return _pack_head(_START, length, HEAD_BYTES, kind, _USUAL_CODEC, 0, request_id) + body
+    except error:
+        raise _id_too_wide(request_id) from None
+
+
 def write_frame(frame: Frame) -> bytes:
     """The bytes of `frame`. `WireError` for what version 1 cannot carry."""
     head_map = b"" if not frame.head_map else _write_head_map(frame.head_map)
@@ -72,7 +87,7 @@ def write_frame(frame: Frame) -> bytes:
     head_length = HEAD_BYTES + len(head_map)
     length = head_length + len(body)
     if length > MAX_FRAME_LENGTH:
-        raise WireError(f"frame of {length} bytes where {MAX_FRAME_LENGTH} are allowed", 0)
+        raise _too_long(length)
     try:
         head = _pack_head(
             _START,
@@ -84,7 +99,7 @@ def write_frame(frame: Frame) -> bytes:
             frame.request_id,
         )
     except error:
-        raise WireError(f"request id {frame.request_id} does not fit into 32 bits", 0) from None
+        raise _id_too_wide(frame.request_id) from None
     return head + head_map + body
 
 
@@ -164,6 +179,14 @@ def _head_text(text: str) -> bytes:
     if len(raw) > MAX_TEXT2_BYTES:
         raise WireError(f"text of {len(raw)} bytes in the head map", 0)
     return pack_short(len(raw)) + raw
+
+
+def _too_long(length: int) -> WireError:
+    return WireError(f"frame of {length} bytes where {MAX_FRAME_LENGTH} are allowed", 0)
+
+
+def _id_too_wide(request_id: int) -> WireError:
+    return WireError(f"request id {request_id} does not fit into 32 bits", 0)
 
 
 def _check_start(buf: bytes, pos: int) -> None:

@@ -249,18 +249,23 @@ def test_a_connection_lost_before_commit_fails_the_branch(database, in_global):
 def test_a_commit_whose_answer_is_lost_is_found_out(database, in_global, monkeypatch):
     connection = database.connect()
     raw_query = connection._raw.query
+    lost = []
     with in_global(XID):
         connection.cursor().execute("UPDATE account SET balance = 1")
 
         def lose_the_answer(sql, unbuffered=False):
             done = raw_query(sql, unbuffered)
-            if sql == "COMMIT":
+            if (sql if isinstance(sql, str) else sql.decode()).endswith("COMMIT"):
+                while connection._raw._result.has_next:
+                    connection._raw.next_result()
+                lost.append(sql)
                 connection._raw._force_close()
                 raise connection._raw.OperationalError(2013, "Lost connection to MySQL server during query")
             return done
 
         monkeypatch.setattr(connection._raw, "query", lose_the_answer)
         connection.commit()
+    assert len(lost) == 1
     assert database.coordinator.reports == []
     assert [row[2] for row in database.undo_rows()] == [0]
     assert {row[0] for row in database.rows("SELECT balance FROM account")} == {1}

@@ -63,7 +63,7 @@ def test_local_transactions(sql: str, verb: Verb, name: str) -> None:
         "LOCK TABLES t WRITE",
         "DO SLEEP(1)",
         "ANALYZE UPDATE t SET a = 1",
-        "REPLACE INTO t VALUES (1)",
+        "REPLACE DELAYED INTO t VALUES (1)",
         "UPDATE t SET a = (@x := 1)",
         "UPDATE t SET a = 1 WHERE b = UUID()",
         "DELETE FROM t ORDER BY NEXTVAL(s) LIMIT 1",

@@ -55,6 +55,10 @@ statements = st.one_of(
     statement("INSERT INTO w VALUES (%s, %s, %s, NULL), (%s, %s, %s, NULL) "
               "ON DUPLICATE KEY UPDATE v = CONCAT(COALESCE(v, ''), 'x')", few, words, texts, few, words, texts),
     statement("INSERT INTO w (a, b, u) VALUES (%s, %s, %s) ON DUPLICATE KEY UPDATE v = VALUES(a)", few, words, few),
+    statement("REPLACE INTO w (a, b, u) VALUES (%s, %s, %s)", few, words, few),
+    statement("REPLACE INTO w SELECT a + 1, b, v, NULL FROM w AS x WHERE u = %s", few),
+    statement("REPLACE INTO k VALUES (%s, %s, 'abc')", reals, words),
+    statement("REPLACE INTO t (id, s) VALUES (%s, %s)", few, texts),
     statement("UPDATE w SET v = %s, u = NULL WHERE b = %s", texts, words),
     statement("UPDATE IGNORE w SET u = %s WHERE a = %s", few, few),
     statement("UPDATE w SET u = u + %s WHERE u IS NOT NULL ORDER BY u DESC", few),

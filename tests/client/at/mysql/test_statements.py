@@ -167,7 +167,8 @@ def test_executemany_is_one_branch(database, in_global):
 
 
 REFUSED = [
-    ("REPLACE INTO pair VALUES (1, 'x', 1)", "REPLACE deletes"),
+    ("REPLACE INTO pair VALUES (1, 'x', 1), (1, 'X', 2)", "replace each other"),
+    ("REPLACE DELAYED INTO pair VALUES (1, 'x', 1)", "DELAYED"),
     ("UPDATE pair SET a = 5", "changes the primary key column a"),
     ("UPDATE pair SET v = 1 WHERE RAND() < 0.5", r"RAND\(\) chooses rows"),
     ("UPDATE pair SET v = (@n := @n + 1)", "user variable"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -77,3 +80,113 @@ def database(postgres_database_url: str, coordinator: object) -> Iterator[Databa
         connection.close()
     made.run("DROP SCHEMA IF EXISTS shop CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     made.close()
+
+
+class Relay:
+    """Passes bytes between one kind of client and a PostgreSQL, counts round trips, and can delay or cut.
+
+    Each connection has two threads; what the client sends is read frame by frame.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.trips = 0
+        self.delay_s = 0.0
+        self.url = ""
+        self._server = (host, port)
+        self._cut: tuple[bytes, bool] | None = None
+        self._sockets: list[socket.socket] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def cut_at(self, sql: bytes, *, answered: bool) -> None:
+        """Drop the connection when `sql` passes: before it reaches the server, or before its answer passes."""
+        self._cut = (sql, answered)
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        _end(*self._sockets)
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        for opened in self._sockets:
+            opened.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._server)
+            self._sockets += [client, server]
+            dropping = threading.Event()
+            for target, ends in ((self._up, (client, server)), (self._down, (server, client))):
+                self._threads.append(threading.Thread(target=target, args=(*ends, dropping)))
+                self._threads[-1].start()
+
+    def _up(self, client: socket.socket, server: socket.socket, dropping: threading.Event) -> None:
+        """Client to server; the first frame has no type byte."""
+        buffer, started = b"", False
+        for chunk in _chunks(client):
+            buffer += chunk
+            send = b""
+            while len(buffer) >= 5:
+                length = int.from_bytes(buffer[0:4]) if not started else int.from_bytes(buffer[1:5]) + 1
+                if len(buffer) < length:
+                    break
+                frame, buffer = buffer[:length], buffer[length:]
+                self.trips += started and frame[:1] in (b"S", b"Q")
+                started = True
+                cut = self._cut
+                if cut is not None and cut[0] in frame:
+                    self._cut = None
+                    dropping.set()
+                    if not cut[1]:
+                        _end(client, server)
+                        return
+                send += frame
+            _send(server, send)
+        _end(server)
+
+    def _down(self, server: socket.socket, client: socket.socket, dropping: threading.Event) -> None:
+        for chunk in _chunks(server):
+            if dropping.is_set():
+                break
+            if self.delay_s:
+                time.sleep(self.delay_s)
+            _send(client, chunk)
+        _end(client, server)
+
+
+def _chunks(source: socket.socket) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = source.recv(65536)
+        except OSError:
+            return
+        if not chunk:
+            return
+        yield chunk
+
+
+def _send(target: socket.socket, data: bytes) -> None:
+    try:
+        target.sendall(data)
+    except OSError:
+        _end(target)
+
+
+def _end(*sockets: socket.socket) -> None:
+    for one in sockets:
+        try:
+            one.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            continue  # it has ended already
+
+
+@pytest.fixture
+def new_relay() -> type[Relay]:
+    return Relay

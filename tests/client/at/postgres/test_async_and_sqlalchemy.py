@@ -82,27 +82,6 @@ async def test_tasks_share_a_connection_statement_by_statement(database, coordin
     assert database.rows("SELECT count(*) FROM account") == [(9,)]
 
 
-async def test_async_connection_lost_in_commit(database, coordinator, monkeypatch):
-    connection = await troth.at.connect_async(database.url, client=coordinator)
-    async with join(A):
-        await connection.execute("UPDATE account SET balance = 7 WHERE id = 1")
-        real = psycopg.AsyncCursor.execute
-
-        async def cut(self, query, *arguments, **options):
-            if query == "COMMIT":
-                await real(self, query, *arguments, **options)
-                database.run(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
-                return await real(self, "SELECT 1")
-            return await real(self, query, *arguments, **options)
-
-        monkeypatch.setattr(psycopg.AsyncCursor, "execute", cut)
-        await connection.commit()
-        monkeypatch.undo()
-    await connection.close()
-    await asyncio.to_thread(coordinator.rollback, A)
-    assert database.rows("SELECT balance FROM account WHERE id = 1") == [(100,)]
-
-
 class Base(DeclarativeBase):
     pass
 

@@ -177,37 +177,6 @@ def test_deferred_constraint_fails_at_commit(database, coordinator):
     assert database.undo_rows() == []
 
 
-@pytest.mark.parametrize("committed", [False, True])
-def test_connection_lost_in_commit(database, coordinator, committed, monkeypatch):
-    """The new connection's look at the undo row decides, and a guard row holds the decision."""
-    before = database.dump()
-    connection = database.connect()
-    with join(A):
-        connection.execute("UPDATE account SET balance = 7 WHERE id = 1")
-        real = psycopg.Cursor.execute
-
-        def cut(self, query, *arguments, **options):
-            if query == "COMMIT" and self.connection is connection:
-                if committed:
-                    real(self, query, *arguments, **options)
-                database.run(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
-                return real(self, "SELECT 1")
-            return real(self, query, *arguments, **options)
-
-        monkeypatch.setattr(psycopg.Cursor, "execute", cut)
-        if committed:
-            connection.commit()
-            assert database.rows("SELECT balance FROM account WHERE id = 1") == [(7,)]
-        else:
-            with pytest.raises(BranchFailed):
-                connection.commit()
-            assert [row[2] for row in database.undo_rows()] == [1]
-            assert coordinator.reports == [BranchStatus.PhaseOne_Failed]
-        monkeypatch.undo()
-    coordinator.rollback(A)
-    assert database.dump() == before
-
-
 def test_rollback_before_a_late_phase_one(database, coordinator):
     """The guard row makes the late COMMIT fail."""
     before = database.dump()

@@ -386,32 +386,3 @@ def test_command_line(database):
     assert result.exit_code == 1
     assert "refused" in result.stderr
     assert runner.invoke(at.app, ["check", "postgresql://h/d?what=1"]).exit_code == 1
-
-
-def test_round_trips(database, monkeypatch):
-    """What AT costs, as statements sent by it: BEGIN is psycopg's, and so is what it prepares."""
-    connection = database.connect()
-    sent: list[str] = []
-    real = psycopg.Cursor.execute
-
-    def counted(self, query, *arguments, **options):
-        if self.connection is connection:
-            sent.append(str(query).split()[0])
-        return real(self, query, *arguments, **options)
-
-    with join(XID):
-        for _ in range(2):  # the first one reads the catalogue, too
-            sent.clear()
-            monkeypatch.setattr(psycopg.Cursor, "execute", counted)
-            connection.execute("UPDATE account SET balance = 1 WHERE id = 1")
-            connection.execute("DELETE FROM account WHERE id = 2")
-            connection.execute("INSERT INTO account (id) VALUES (2)")
-            connection.commit()
-            monkeypatch.undo()
-    assert sent == [
-        "LOCK",
-        *("SAVEPOINT", "WITH", "RELEASE"),
-        *("SAVEPOINT", "WITH", "RELEASE"),
-        *("SAVEPOINT", "INSERT", "RELEASE"),
-        *("INSERT", "COMMIT"),
-    ]

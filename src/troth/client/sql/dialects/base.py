@@ -191,6 +191,21 @@ class Dialect(Protocol):
         ...
 
 
+class Expectation(Protocol):
+    """A dialect that works with the definition of a table as it was last time, and asks on the way if it still holds.
+
+    Saves the trip to the catalogue. What was done by a definition that did not hold is undone by a savepoint.
+    """
+
+    def expected_table(self, schema: str | None, name: str) -> Flow[Table | None]:
+        """The definition that the table had last time (None: never seen); postpones the question whether it holds."""
+        ...
+
+    def as_expected(self) -> bool | None:
+        """Whether what the last `expected_table` gave does hold. None: the database has not said."""
+        ...
+
+
 def match(dialect: Dialect, table: Table, names: Sequence[str]) -> str:
     """The WHERE condition that the columns `names` have given values: one parameter each, in order."""
     return " AND ".join(f"{dialect.quote(name)} = {dialect.mark(table.column(name))}" for name in names)
@@ -202,4 +217,4 @@ def select_matching(dialect: Dialect, table: Table, shown: Sequence[str], names:
     return f"SELECT {dialect.select_list(table, shown)} FROM {table.source} WHERE {where}"
 
 
-__all__ = ["Dialect", "Fault", "FullRow", "match", "select_matching"]
+__all__ = ["Dialect", "Expectation", "Fault", "FullRow", "match", "select_matching"]

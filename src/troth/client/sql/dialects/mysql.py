@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from types import MappingProxyType
 
-from troth.client.flow import Flow, Parameters, query
+from troth.client.flow import Flow, Later, Parameters, postponed, query
 from troth.client.sql.dialects import mysql_catalogue, mysql_images, mysql_types
 from troth.client.sql.dialects.base import Fault, match
 from troth.client.sql.dialects.mysql_catalogue import Session
 from troth.client.sql.dialects.mysql_grammar import parse
 from troth.client.sql.dialects.mysql_inserts import Inserter
+from troth.client.sql.dialects.mysql_replaces import Replacer
 from troth.client.sql.dialects.mysql_statement import MySqlStatement
 from troth.client.sql.dialects.parsed import Parsed
 from troth.client.sql.image import Images, Key, Outcome
@@ -71,6 +72,9 @@ class MySqlDialect:
         self._undo_table_is_right = False
         self._names: dict[str, str | Refusal] = {}
         self._tables: dict[str, tuple[object, Table | Refusal]] = {}
+        """Definitions, with the signature that they go with."""
+        self._expected: tuple[object, Later] = None, Later()
+        """The signature that a table should have, and what it has."""
         self.has_written = False
         """Whether the local transaction that is open has run anything but reads (the connection says so)."""
 
@@ -93,8 +97,10 @@ class MySqlDialect:
         return Fault.CONSTRAINT if number in _CONSTRAINT else Fault.OTHER
 
     def forget_session(self) -> None:
-        """Somebody may have set a variable, or used another database."""
+        """Somebody may have set a variable, used another database or made a temporary table."""
         self._session = None
+        self._names.clear()
+        self._tables.clear()
 
     # --- the undo table ---
 
@@ -136,33 +142,56 @@ class MySqlDialect:
 
     def read_table(self, schema: str | None, name: str) -> Flow[Table | Refusal]:
         """The definition of `schema.name`. Its signature is read each time, which also locks the definition."""
+        real = yield from self._real_name(schema, name)
+        return real if isinstance(real, Refusal) else (yield from self._read_real(real))
+
+    def expected_table(self, schema: str | None, name: str) -> Flow[Table | None]:
+        """The definition as it was last time; its signature comes with the answer of the next query, and locks it."""
+        real = self._names.get(name) if schema in (None, self._database) else None
+        known = self._tables.get(real) if isinstance(real, str) else None
+        if known is None or not isinstance(known[1], Table):
+            return None
+        asked = mysql_catalogue.signature_query(self._database, known[1].name)
+        self._expected = known[0], (yield from postponed(asked.sql, asked.parameters))
+        return known[1]
+
+    def as_expected(self) -> bool | None:
+        """Whether the signature is the one that goes with that definition. None: it has not come."""
+        signature, later = self._expected
+        return None if later.rows is None else later.rows.rows == signature
+
+    def _real_name(self, schema: str | None, name: str) -> Flow[str | Refusal]:
+        """The table's name in the catalogue."""
         if schema is not None and schema != self._database:
             return Refusal(
                 f"{name} is in the database {schema}, and AT works on the connection's own one, {self._database}.",
                 "Open that database by a connection of its own.",
             )
         real = self._names.get(name) or (yield from mysql_catalogue.find_table(self._database, name))
-        if isinstance(real, Refusal):
-            return real
-        self._names[name] = real
-        return (yield from self._read_real(real))
+        if isinstance(real, str):
+            self._names[name] = real
+        return real
 
     def _read_real(self, name: str) -> Flow[Table | Refusal]:
-        signature = yield from mysql_catalogue.signature(self._database, name)
+        asked = mysql_catalogue.signature_query(self._database, name)
+        answer = yield from query(asked.sql, asked.parameters)
         known = self._tables.get(name)
-        if known is None or known[0] != signature:
-            known = signature, (yield from mysql_catalogue.read_table(self._database, name))
+        if known is None or known[0] != answer.rows:
+            known = answer.rows, (yield from mysql_catalogue.read_table(self._database, name))
             self._tables[name] = known
         return known[1]
 
     def undone_table(self, name: str) -> Flow[Table | Refusal]:
         """The table that undo rows call `name`: the catalogue's name, or (Java) the spelling of a user's statement."""
         if not name.startswith("`"):
-            table = yield from self.read_table(None, name)
-            if isinstance(table, Table) or "." not in name:
-                return table
+            real = yield from self._real_name(None, name)
+            if isinstance(real, str):
+                return (yield from self._read_real(real))
+            if "." not in name:
+                return real
         parts = [quoted[1:-1].replace("``", "`") if quoted else plain for quoted, plain in _NAMES.findall(name)]
-        return (yield from self.read_table(parts[-2] if len(parts) > 1 else None, parts[-1] if parts else name))
+        real = yield from self._real_name(parts[-2] if len(parts) > 1 else None, parts[-1] if parts else name)
+        return real if isinstance(real, Refusal) else (yield from self._read_real(real))
 
     # --- images ---
 
@@ -173,7 +202,10 @@ class MySqlDialect:
         if statement.verb is not Verb.INSERT:
             return (yield from mysql_images.modify(statement, table, parameters))
         session = yield from self._read_session()
-        return (yield from Inserter(table, session, self._counts_found).insert(statement, parameters))
+        inserter = Inserter(table, session, self._counts_found)
+        if statement.replaces:
+            return (yield from Replacer(inserter).replace(statement, parameters))
+        return (yield from inserter.insert(statement, parameters))
 
     def read_locked(
         self, statement: Statement, table: Table, parameters: Parameters

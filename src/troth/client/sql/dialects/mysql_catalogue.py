@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from troth.client.flow import Flow, Rows, query
+from troth.client.flow import Flow, Query, Rows, query
 from troth.client.sql.dialects import mysql_types
 from troth.client.sql.dialects.mysql_types import QUALIFIER, Family, family, quote
 from troth.client.sql.dialects.mysql_words import RESERVED
@@ -119,11 +119,9 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def signature(database: str, table: str) -> Flow[object]:
-    """Something that changes when the definition of `table` changes; it stays until the local transaction ends."""
-    sql = _SIGNATURE.replace("{source}", source(database, table))
-    answer = yield from query(sql, [*(database, table) * 4, table])
-    return answer.rows
+def signature_query(database: str, table: str) -> Query:
+    """Its answer changes when the definition of `table` changes; it stays until the local transaction ends."""
+    return Query(_SIGNATURE.replace("{source}", source(database, table)), (*(database, table) * 4, table))
 
 
 def source(database: str, table: str) -> str:

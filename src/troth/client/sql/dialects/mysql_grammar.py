@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
@@ -47,6 +48,12 @@ def parse(sql: str, *, parameterised: bool) -> Statement:
     """What `sql` is. Never raises: text that is not understood is a REFUSED statement."""
     parser = _Parameterised if parameterised else _Literal
     return parse_with(parser, sql, partial(tokenize, parameterised=parameterised))
+
+
+def _keeps(name: str, assignments: str) -> bool:
+    """Whether a column is set to itself by LAST_INSERT_ID(), which only tells what it is."""
+    quoted = f"`?{re.escape(name)}`?"
+    return bool(re.search(rf"{quoted}\s*=\s*LAST_INSERT_ID\s*\(\s*{quoted}\s*\)", assignments, re.IGNORECASE))
 
 
 class _MySqlParser(Pieces):
@@ -99,9 +106,11 @@ class _MySqlParser(Pieces):
     # --- INSERT ---
 
     def insert(self) -> Statement:
+        """INSERT or REPLACE."""
+        replaces = self._word() == "REPLACE"
         self._at += 1
         if self._word() == "DELAYED":
-            raise Refused("INSERT DELAYED happens outside of the local transaction.", "Leave DELAYED out.")
+            raise Refused("what is DELAYED happens outside of the local transaction.", "Leave DELAYED out.")
         self._take("LOW_PRIORITY", "HIGH_PRIORITY")
         ignores = self._take("IGNORE")
         self._take("INTO")
@@ -123,6 +132,7 @@ class _MySqlParser(Pieces):
             target=table,
             output=self._piece(returning + 1, total),
             insertion=insertion,
+            replaces=replaces,
             places=self._all_places(),
         )
 
@@ -167,7 +177,8 @@ class _MySqlParser(Pieces):
         if place == end:
             return end, ()
         back, self._at = self._at, place + 4
-        columns = self._set_columns(end)
+        text = self._piece(self._at, end).text
+        columns = [name for name in self._set_columns(end) if not _keeps(name, text)]
         self._at = back
         return place, tuple(columns)
 
@@ -290,12 +301,6 @@ class _MySqlParser(Pieces):
             texts = texts[1:]
         return next((text for text in texts if text != "."), "")
 
-    def replace(self) -> Statement:
-        raise Refused(
-            "REPLACE deletes the rows it conflicts with, and AT does not see which.",
-            "Use INSERT … ON DUPLICATE KEY UPDATE, or UPDATE the row that is there.",
-        )
-
     def schema_change(self) -> Statement:
         raise Refused(f"{self._word()} commits by itself, and AT cannot undo it.", _OUTSIDE)
 
@@ -308,7 +313,7 @@ class _MySqlParser(Pieces):
             **dict.fromkeys(("VALUES", "TABLE", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "HELP"), Parser.read),
             "WITH": Parser.with_,
             "INSERT": insert,
-            "REPLACE": replace,
+            "REPLACE": insert,
             "UPDATE": update,
             "DELETE": delete,
             "BEGIN": Parser.begin,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from troth.client.errors import NotSupported
-from troth.client.flow import Flow, Parameters, Rows, query, user_query
+from troth.client.flow import Flow, Parameters, Rows, postponed, query, user_query
 from troth.client.sql.dialects import mysql_types
 from troth.client.sql.dialects.mysql_catalogue import ON_UPDATE, traits
 from troth.client.sql.dialects.mysql_statement import Composer, MySqlStatement, check_parameters
@@ -39,11 +39,12 @@ def modify(statement: MySqlStatement, table: Table, given: Parameters) -> Flow[I
     """
     _check_columns(statement, table)
     before = yield from _lock_rows(statement, table, given)
-    done = yield from user_query(*_restricted(statement, table, given, list(before)))
-    outcome = outcome_of(statement, done)
     if not before:
-        return Images((), outcome)
+        done = yield from user_query(*_restricted(statement, table, given, ()))
+        return Images((), outcome_of(statement, done))
+    later = yield from postponed(*_restricted(statement, table, given, list(before)), as_user=True)
     after = yield from rows_by_keys(table, list(before))
+    outcome = outcome_of(statement, later.answer)
     if statement.verb is Verb.DELETE:
         gone = [row for key, row in before.items() if key not in after]
         return Images((Touched(SqlType.DELETE, gone),), outcome)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from troth.client.errors import NotSupported
-from troth.client.flow import Flow, Parameters, Rows, query, user_query
+from troth.client.flow import Flow, Parameters, Rows, postponed, query, user_query
 from troth.client.sql.dialects.mysql_catalogue import AUTO_INCREMENT, HAS_DEFAULT, Session, traits
 from troth.client.sql.dialects.mysql_images import (
     MySqlOutcome,
@@ -63,28 +63,38 @@ class Inserter:
         if statement.returns:
             composed.piece(statement.output).add(", ")
         composed.add(shown_columns(self.table))
-        done = yield from user_query(composed.sql, composed.parameters)
+        done, told = yield from self._run(insertion, composed)
         width = len(done.columns) - len(self.table.columns)
         after = [full_row(self.table, row[width:]) for row in done.rows]
-        lastrowid = yield from self._last_row_id(insertion, after)
+        lastrowid = self._last_row_id(after, told)
         outcome = MySqlOutcome(len(after), lastrowid=lastrowid)
         if statement.returns:
             rows = [row[:width] for row in user_rows(done)]
             outcome = MySqlOutcome(len(after), done.columns[:width], rows, lastrowid=lastrowid)
         return Images((Touched(SqlType.INSERT, (), after),), outcome)
 
-    def _last_row_id(self, insertion: Insertion, after: list[FullRow]) -> Flow[int]:
+    def _run(self, insertion: Insertion, composed: Composer) -> Flow[tuple[Rows, object]]:
+        """The result, and what LAST_INSERT_ID() says behind it, where it is not the first row's value of the counter.
+
+        (None: it is, or the table has no counter.)
+        """
+        counters = traits(self.table, AUTO_INCREMENT)
+        if not counters or (insertion.columns is not None and not counters & set(_lower(insertion.columns))):
+            return (yield from user_query(composed.sql, composed.parameters)), None
+        later = yield from postponed(composed.sql, composed.parameters, as_user=True)
+        told = yield from query("SELECT LAST_INSERT_ID()")
+        return later.answer, told.rows[0][0]
+
+    def _last_row_id(self, after: list[FullRow], told: object) -> int:
         """What the server would have told of a plain INSERT: the first value that its counter gave, else the last."""
         counters = traits(self.table, AUTO_INCREMENT)
         if not counters or not after:
             return 0
         (counter,) = counters
         values = [row[self.table.place(counter)] for row in after]
-        if insertion.columns is not None and counter not in _lower(insertion.columns):
+        if told is None:
             return _integer(values[0])
-        told = yield from query("SELECT LAST_INSERT_ID()")
-        generated = told.rows[0][0]
-        return _integer(generated if generated in values else values[-1])
+        return _integer(told if told in values else values[-1])
 
     # --- MySQL ---
 
@@ -101,7 +111,7 @@ class Inserter:
         if not done.rowcount:
             return Images((), outcome_of(statement, done))
         select = Composer(given).add(f"SELECT {shown_columns(self.table)} FROM {self.table.source} WHERE ")
-        for number, values in enumerate(self._values(insertion)):
+        for number, values in enumerate(self.values(insertion)):
             select.add(" OR " if number else "")
             counted = _integer(done.lastrowid) + number * int(self.session.variables["auto_increment_increment"])
             self._key_condition(select, values, given, counted)
@@ -116,7 +126,7 @@ class Inserter:
     def _check_counted(self, insertion: Insertion, given: Parameters) -> None:
         """The server tells the first value of its counter only, so all rows have to get theirs from it, or none."""
         for name in traits(self.table, AUTO_INCREMENT):
-            pieces = [values.get(name) for values in self._values(insertion)]
+            pieces = [values.get(name) for values in self.values(insertion)]
             counted = [piece is None or _is_generated(piece, given) for piece in pieces]
             if any(counted) and not all(counted):
                 raise NotSupported(
@@ -142,7 +152,7 @@ class Inserter:
         self._check_upsert(statement, insertion)
         touched: list[Touched] = []
         rowcount, lastrowid = 0, 0
-        for number, values in enumerate(self._values(insertion)):
+        for number, values in enumerate(self.values(insertion)):
             composed = Composer(given)
             if insertion.rows:
                 composed.piece(insertion.head).add(" ").piece(insertion.rows[number]).add(" ").piece(insertion.tail)
@@ -170,9 +180,9 @@ class Inserter:
     def _upsert_row(
         self, composed: Composer, values: Mapping[str, Piece], given: Parameters
     ) -> Flow[tuple[Rows, list[Touched]]]:
-        before = yield from self._met(values, given)
+        before = yield from self.met(values, given)
         done = yield from user_query(composed.sql, composed.parameters)
-        after = yield from self._met(values, given, _integer(done.lastrowid) if done.rowcount == _INSERTED else 0)
+        after = yield from self.met(values, given, _integer(done.lastrowid) if done.rowcount == _INSERTED else 0)
         if before.keys() - after.keys():
             raise NotSupported(
                 f"ON DUPLICATE KEY UPDATE has changed a unique key of {self.table.name}.", "UPDATE the row by its key."
@@ -191,7 +201,7 @@ class Inserter:
             return changed == 0
         return (new, changed) == {0: (0, 0), _INSERTED: (1, 0), _UPDATED: (0, 1)}.get(counted, (-1, -1))
 
-    def _met(self, values: Mapping[str, Piece], given: Parameters, counted: int = 0) -> Flow[dict[Key, FullRow]]:
+    def met(self, values: Mapping[str, Piece], given: Parameters, counted: int = 0) -> Flow[dict[Key, FullRow]]:
         """The rows that share a unique key with the row to insert, or have the key that the counter gave it; locked."""
         select = Composer(given).add(f"SELECT {shown_columns(self.table)} FROM {self.table.source} WHERE FALSE")
         counters = traits(self.table, AUTO_INCREMENT)
@@ -223,7 +233,7 @@ class Inserter:
 
     # --- values ---
 
-    def _values(self, insertion: Insertion) -> Iterator[Mapping[str, Piece]]:
+    def values(self, insertion: Insertion) -> Iterator[Mapping[str, Piece]]:
         """The expressions of each row, by column in lower case."""
         columns = insertion.columns
         if columns is None:
@@ -232,6 +242,11 @@ class Inserter:
             if len(row) not in (0, len(columns)):
                 raise NotSupported("a row has not as many values as there are columns.")
             yield dict(zip(_lower(columns), row, strict=False))
+
+    def are_plain(self, values: Mapping[str, Piece]) -> bool:
+        """Whether all values that decide which row is meant can be looked for (`met`)."""
+        names = {name.lower() for unique in self._unique_keys() for name in unique}
+        return all(_PLAIN.fullmatch(piece.text.strip()) for name, piece in values.items() if name in names)
 
     def _add_value(self, select: Composer, name: str, piece: Piece | None) -> None:
         """The value that `piece` gives to the column `name`, to be compared with it."""

@@ -71,6 +71,11 @@ class MySqlStatement(Statement):
     places: frozenset[int | str] = frozenset()
     """All parameters that the statement has places for."""
 
+    @property
+    def changed_columns(self) -> tuple[str, ...]:
+        """Those of ON DUPLICATE KEY UPDATE, too."""
+        return self.set_columns if self.insertion is None else self.insertion.upsert_columns
+
 
 class Composer:
     """SQL put together of text, pieces and values."""

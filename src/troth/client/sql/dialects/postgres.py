@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from types import MappingProxyType
 
-from troth.client.flow import Flow, Parameters, query
+from troth.client.errors import NotSupported
+from troth.client.flow import Flow, Later, Parameters, postponed, query
 from troth.client.sql.dialects import postgres_catalogue, postgres_images
 from troth.client.sql.dialects.base import Fault, select_matching
 from troth.client.sql.dialects.parsed import Parsed
-from troth.client.sql.dialects.postgres_catalogue import BY_NAME, BY_SPELLING, Found, find, literal, spelled
+from troth.client.sql.dialects.postgres_catalogue import (
+    BY_NAME,
+    BY_SPELLING,
+    Found,
+    find,
+    finding,
+    found_in,
+    literal,
+    spelled,
+)
 from troth.client.sql.dialects.postgres_grammar import parse
 from troth.client.sql.dialects.postgres_types import Zone, lock_part, mark, quote, shown
 from troth.client.sql.image import Images, Key, Outcome
@@ -67,6 +77,9 @@ class PostgresDialect:
         self._zone = Zone(zone)
         self._parsed = Parsed()
         self._tables: dict[str, tuple[str, Table | Refusal]] = {}
+        self._functions: dict[str, bool] = {}
+        self._seen: dict[tuple[str | None, str], tuple[Found, Table]] = {}
+        self._expected: tuple[Found, Later] | None = None
         self._parents: dict[str, Table | Refusal] = {}
         self._undo_table_is_good = False
 
@@ -76,12 +89,12 @@ class PostgresDialect:
         return answer.rows[0][0] in (True, "t")
 
     def fault(self, error: BaseException) -> Fault:
-        """By SQLSTATE."""
+        """By SQLSTATE. An error of the driver without one is not the server's answer: that has never come."""
         state = getattr(error, "sqlstate", None)
-        if getattr(error, "is_connection_lost", False) or (isinstance(state, str) and state.startswith(_LOST)):
-            return Fault.LOST
         if not isinstance(state, str):
-            return Fault.OTHER
+            return Fault.LOST if hasattr(error, "sqlstate") else Fault.OTHER
+        if state.startswith(_LOST):
+            return Fault.LOST
         if state in _BUSY:
             return Fault.BUSY
         return Fault.CONSTRAINT if state.startswith("23") else Fault.OTHER
@@ -127,13 +140,34 @@ class PostgresDialect:
         """What `sql` is; the last texts are remembered."""
         return self._parsed.get(sql if parameterised else sql.replace("%", "%%"), parse)
 
+    def check_calls(self, statement: Statement) -> Flow[None] | None:
+        """Refuses functions that may write unseen; the flow asks for new ones. None: nothing to do.
+
+        Raises:
+            NotSupported: in the flow, with the name of the function.
+        """
+        if self._functions.keys() >= statement.calls and not any(map(self._functions.get, statement.calls)):
+            return None
+        return self._check_calls(statement.calls)
+
+    def _check_calls(self, calls: frozenset[str]) -> Flow[None]:
+        strange = sorted(calls - self._functions.keys())
+        if strange:
+            writing = yield from postgres_catalogue.writing_functions(strange)
+            self._functions.update((name, name in writing) for name in strange)
+        for name in sorted(calls):
+            if self._functions[name]:
+                raise NotSupported(
+                    f"the function {name} is VOLATILE, so it may write rows of which AT has no image.",
+                    "Declare it STABLE if it only reads; else execute its statements yourself.",
+                )
+
     def quote(self, name: str) -> str:
         """`name` in double quotes."""
         return quote(name)
 
     def open_catalogue(self) -> Flow[list[str]]:
         """The undo table is looked at once; definitions of tables are verified in each local transaction."""
-        self._parents.clear()
         if self._undo_table_is_good:
             return []
         problems = yield from self.check_undo_table()
@@ -142,12 +176,29 @@ class PostgresDialect:
 
     def read_table(self, schema: str | None, name: str) -> Flow[Table | Refusal]:
         """The definition of the table. It is locked as the statement itself will lock it, so the definition holds."""
-        lock = f"LOCK TABLE {spelled(schema, name)} IN ROW EXCLUSIVE MODE;\n"
-        sql = lock + BY_SPELLING.replace("{literal}", literal(spelled(schema, name).replace("%%", "%")))
-        found = yield from find(sql, name)
+        yield from postponed(_lock(schema, name))
+        found = yield from find(BY_SPELLING, _spelling(schema, name))
         if found is None:
             return Refusal(f"there is no table {name} that can be seen.", "Look at the spelling and the search_path.")
-        return (yield from self._defined(found))
+        table = yield from self._defined(found)
+        if isinstance(table, Table):
+            self._seen[schema, name] = (found, table)
+        return table
+
+    def expected_table(self, schema: str | None, name: str) -> Flow[Table | None]:
+        """The definition that `schema.name` had last time; whether it still has is asked along with the next query."""
+        seen = self._seen.get((schema, name))
+        if seen is None:
+            return None
+        yield from postponed(_lock(schema, name))
+        self._expected = (seen[0], (yield from postponed(finding(BY_SPELLING, _spelling(schema, name)))))
+        return seen[1]
+
+    def as_expected(self) -> bool | None:
+        """Whether it still had the definition of the last `expected_table`. None: the database has not said."""
+        if self._expected is None or self._expected[1].rows is None:
+            return None
+        return found_in(self._expected[1].rows) == self._expected[0]
 
     def undone_table(self, name: str) -> Flow[Table | Refusal]:
         """The table that lock keys and undo rows call `name`."""
@@ -164,6 +215,7 @@ class PostgresDialect:
         known = self._tables.get(found.oid)
         if known is not None and known[0] == found.fingerprint:
             return known[1]
+        self._parents.clear()  # what refers to them tells when they have changed
         table = yield from postgres_catalogue.read_table(found.oid, (self._undo_schema, UNDO_TABLE))
         self._tables[found.oid] = (found.fingerprint, table)
         return table
@@ -252,6 +304,15 @@ class PostgresDialect:
         """The database says it itself, now."""
         yield from query("SET CONSTRAINTS ALL IMMEDIATE")
         return None
+
+
+def _lock(schema: str | None, name: str) -> str:
+    """Locks the table as a write does, so that its definition holds from then on."""
+    return f"LOCK TABLE {spelled(schema, name)} IN ROW EXCLUSIVE MODE"
+
+
+def _spelling(schema: str | None, name: str) -> str:
+    return spelled(schema, name).replace("%%", "%")
 
 
 def _respelling(column: Column) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from troth.client.flow import Flow, query
+from troth.client.flow import Flow, Rows, query
 from troth.client.sql.dialects.postgres_types import CASELESS, EXACT, KEY_TYPES, SCALELESS, jdbc_type, quote
 from troth.client.sql.tables import Column, ForeignKey, Refusal, Table, UniqueKey
 
@@ -23,13 +23,22 @@ SELECT c.oid::text AS oid, n.nspname AS schema, c.relname AS name, concat_ws(' '
   c.xmin, n.xmin, n.nspname, c.relname,
   (SELECT string_agg(concat(a.attnum, ':', a.xmin), ' ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
     WHERE a.attrelid = c.oid AND a.attnum > 0),
-  (SELECT string_agg(concat(k.oid, ':', k.xmin), ' ' ORDER BY k.oid) FROM pg_catalog.pg_constraint k
-    WHERE k.conrelid = c.oid),
+  (SELECT string_agg(concat(k.oid, ':', k.xmin, (SELECT concat(':', p.xmin, ':', p.relnamespace, ':',
+      (SELECT string_agg(a.xmin::text, '.' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = p.oid AND a.attnum = ANY (k.confkey)))
+      FROM pg_catalog.pg_class p WHERE p.oid = k.confrelid)), ' ' ORDER BY k.oid)
+    FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid),
   (SELECT string_agg(concat(i.indexrelid, ':', i.xmin), ' ' ORDER BY i.indexrelid) FROM pg_catalog.pg_index i
     WHERE i.indrelid = c.oid),
   (SELECT string_agg(concat(t.oid, ':', t.xmin), ' ' ORDER BY t.oid) FROM pg_catalog.pg_trigger t
     WHERE t.tgrelid = c.oid),
-  (SELECT count(*) FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)) AS fingerprint,
+  (SELECT count(*) FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid),
+  CASE c.relkind WHEN 'p' THEN (SELECT string_agg(concat_ws(' ', x.relid,
+      (SELECT string_agg(t.xmin::text, ' ' ORDER BY t.oid) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = x.relid),
+      (SELECT string_agg(i.xmin::text, ' ' ORDER BY i.indexrelid) FROM pg_catalog.pg_index i
+        WHERE i.indrelid = x.relid),
+      (SELECT string_agg(k.xmin::text, ' ' ORDER BY k.oid) FROM pg_catalog.pg_constraint k WHERE k.conrelid = x.relid)),
+      ' ' ORDER BY x.relid) FROM pg_catalog.pg_partition_tree(c.oid) x) END) AS fingerprint,
   pg_catalog.current_setting('DateStyle') AS datestyle, pg_catalog.current_setting('IntervalStyle') AS intervalstyle,
   pg_catalog.current_setting('extra_float_digits') AS float_digits,
   pg_catalog.current_setting('standard_conforming_strings') AS conforming
@@ -47,6 +56,14 @@ SELECT json_build_object(
   'spelling', quote_ident(c.relname), 'kind', c.relkind, 'persistence', c.relpersistence,
   'partition', c.relispartition, 'rules', c.relhasrules, 'secured', pg_catalog.row_security_active(c.oid),
   'children', EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid) AND c.relkind = 'r',
+  'odd_partition', (SELECT p.relname FROM pg_catalog.pg_partition_tree(c.oid) x
+    JOIN pg_catalog.pg_class p ON p.oid = x.relid WHERE c.relkind = 'p' AND x.relid <> c.oid AND (p.relkind = 'f'
+      OR EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = p.oid AND NOT t.tgisinternal)
+      OR EXISTS (SELECT FROM pg_catalog.pg_constraint k
+        WHERE k.conrelid = p.oid AND k.contype IN ('f', 'x') AND k.conparentid = 0)
+      OR EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = p.oid AND i.indisunique
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = i.indexrelid)))
+    ORDER BY p.relname LIMIT 1),
   'triggers', (SELECT json_agg(t.tgname) FROM pg_catalog.pg_trigger t
     WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')),
   'exclusions', (SELECT json_agg(k.conname) FROM pg_catalog.pg_constraint k
@@ -94,6 +111,13 @@ JOIN pg_catalog.pg_class p ON p.oid = k.confrelid JOIN pg_catalog.pg_namespace p
 WHERE k.contype = 'f' AND k.conparentid = 0 AND (k.conrelid = {oid}::oid OR k.confrelid = {oid}::oid) ORDER BY k.oid
 """
 
+_WRITING_FUNCTIONS = """
+SELECT DISTINCT p.proname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+WHERE p.proname = ANY (%s::text[]::name[]) AND p.provolatile = 'v' AND (p.proname ~ '^(dblink|lo_|lowrite$)'
+  OR (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace AND l.lanname NOT IN ('c', 'internal')))
+ORDER BY p.proname
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -114,9 +138,18 @@ def spelled(schema: str | None, name: str) -> str:
     return quote(name) if schema is None else f"{quote(schema)}.{quote(name)}"
 
 
+def finding(sql: str, name: str) -> str:
+    """`sql` (BY_SPELLING or BY_NAME) for `name`."""
+    return sql.replace("{literal}", literal(name))
+
+
 def find(sql: str, name: str) -> Flow[Found | None]:
-    """The table that `sql` (BY_SPELLING or BY_NAME, perhaps with something before it) finds for `name`."""
-    answer = yield from query(sql.replace("{literal}", literal(name)))
+    """The table that `sql` (BY_SPELLING or BY_NAME) finds for `name`."""
+    return found_in((yield from query(finding(sql, name))))
+
+
+def found_in(answer: Rows) -> Found | None:
+    """The table in the answer to `finding`."""
     if not answer.rows:
         return None
     row = dict(zip(answer.columns, map(str, answer.rows[0]), strict=True))
@@ -184,6 +217,15 @@ def read_table(oid: str, undo_table: tuple[str, str]) -> Flow[Table | Refusal]:
     )
 
 
+def writing_functions(names: Iterable[str]) -> Flow[frozenset[str]]:
+    """Those of the functions (of any schema) that may write: VOLATILE, and neither built in nor of an extension in C.
+
+    PostgreSQL itself keeps a function in SQL or PL/pgSQL that is declared STABLE or IMMUTABLE from writing.
+    """
+    answer = yield from query(_WRITING_FUNCTIONS, (list(names),))
+    return frozenset(str(row[0]) for row in answer.rows)
+
+
 def _objects(sql: str, *parameters: str) -> Flow[list[Any]]:
     answer = yield from query(sql, parameters)
     return [json.loads(str(row[0])) for row in answer.rows]
@@ -211,6 +253,11 @@ def _refusal(facts: Mapping[str, Any], undo_table: tuple[str, str]) -> Refusal |
             f"has the trigger {(facts['triggers'] or [''])[0]}, whose writes AT does not see",
             "Drop or disable it, and do its work in the application.",
         ),
+        (
+            facts["odd_partition"],
+            f"has the partition {facts['odd_partition']}, which is a foreign table, or has triggers or keys of its own",
+            "Declare them on the partitioned table, for all partitions.",
+        ),
         (facts["exclusions"], "has an exclusion constraint, whose keys cannot be locked", "Use a unique constraint."),
     )
     found = next(((reason, hint) for holds, reason, hint in reasons if holds), None)
@@ -232,6 +279,7 @@ def _column(column: Mapping[str, Any], key_places: Mapping[str, int]) -> Column:
         type_name=spelled(column["schema"], column["type"]),
         base_type=base,
         always_identity=column["identity"] == "a",
+        modifier=int(column["base_typemod"]),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -12,13 +14,33 @@ from troth.client.sql.lexer import Kind, Token
 from troth.client.sql.statement import Fragment, Image, Statement, Verb
 
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
+_NO_FUNCTIONS = frozenset(
+    {"ALL", "AND", "ANY", "ARRAY", "AS", "BY", "CASE", "CAST", "COALESCE", "CONFLICT", "DISTINCT", "ELSE", "END"}
+    | {"EXCEPT", "EXISTS", "EXTRACT", "FILTER", "FROM", "GREATEST", "IN", "INTERSECT", "INTO", "IS", "JOIN", "KEY"}
+    | {"LATERAL", "LEAST", "LIKE", "MATERIALIZED", "NOT", "NULLIF", "ON", "OR", "OVER", "OVERLAY", "POSITION"}
+    | {"RETURNING", "ROW", "SELECT", "SET", "SOME", "SUBSTRING", "THEN", "TRIM", "UNION", "USING", "VALUES", "WHEN"}
+    | {"WHERE", "WITHIN"}
+)
+"""Words before a parenthesis that call nothing. (What is not here is asked for: once a connection, no more.)"""
 _OUTSIDE = "Run it outside of the global transaction."
 _STRENGTHS = frozenset({"UPDATE", "SHARE", "NO", "KEY"})
 
 
 def parse(sql: str) -> Statement:
     """What `sql` (a text with psycopg's placeholders) is. Never raises."""
-    return parse_with(_PostgresParser, sql, tokenize)
+    statement = parse_with(_PostgresParser, sql, tokenize)
+    if statement.verb is Verb.READ or statement.verb is Verb.LOCKING_READ or statement.verb.writes:
+        return replace(statement, calls=_calls(tokenize(sql)))
+    return statement
+
+
+def _calls(tokens: list[Token]) -> frozenset[str]:
+    """The names before a parenthesis that are no words of the grammar."""
+    return frozenset(
+        token.name
+        for token, following in pairwise(tokens)
+        if following.text == "(" and token.kind in (Kind.WORD, Kind.QUOTED) and token.word not in _NO_FUNCTIONS
+    )
 
 
 class _PostgresParser(Parser):

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Parameters, query
-from troth.client.sql.dialects import sqlite_catalogue, sqlite_images
+from troth.client.sql.dialects import sqlite_catalogue, sqlite_images, sqlite_upserts
 from troth.client.sql.dialects.base import Fault, select_matching
 from troth.client.sql.dialects.parsed import Parsed
 from troth.client.sql.dialects.sqlite_grammar import parse
@@ -134,7 +134,9 @@ class SqliteDialect:
     # --- images ---
 
     def images(self, statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
-        """See `sqlite_images`."""
+        """See `sqlite_images` and `sqlite_upserts`."""
+        if statement.upsert or statement.replaces:
+            return (yield from sqlite_upserts.images(statement, table, parameters))
         return (yield from sqlite_images.images(statement, table, parameters))
 
     def read_locked(

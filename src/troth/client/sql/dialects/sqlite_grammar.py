@@ -6,7 +6,7 @@ the front and their clauses are found at parenthesis depth 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -38,19 +38,29 @@ class _SqliteParser(Parser):
     with_verbs = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE", "SELECT", "VALUES"})
 
     def insert(self) -> Statement:
+        """INSERT or REPLACE."""
+        replaces = self._word() == "REPLACE" or (self._word(1), self._word(2)) == ("OR", "REPLACE")
         self._at += 1
-        self._conflict_action()
+        if replaces:
+            self._at += 2 if self._word() == "OR" else 0
+        else:
+            self._conflict_action()
         if not self._take("INTO"):
             raise not_understood("INSERT")
         schema, table = self._target()
-        self._refuse_upsert()
-        returns = self._find(self._at, {"RETURNING"}) < len(self._tokens)
-        return Statement(self._sql, Verb.INSERT, schema, table, returns=returns, end=self._end)
-
-    def replace(self) -> Statement:
-        raise Refused(
-            "REPLACE deletes the rows it conflicts with, and AT does not see which.",
-            "Use INSERT, or UPDATE the row that is there.",
+        total = len(self._tokens)
+        returning = self._find(self._at, {"RETURNING"})
+        sets = list(self._upserts(returning))
+        return Statement(
+            self._sql,
+            Verb.INSERT,
+            schema,
+            table,
+            set_columns=tuple(name for columns in sets for name in columns),
+            returns=returning < total,
+            end=self._end,
+            upsert=bool(sets),
+            replaces=replaces,
         )
 
     def update(self) -> Statement:
@@ -111,19 +121,21 @@ class _SqliteParser(Parser):
             self._at += 2
         return alias
 
-    def _refuse_upsert(self) -> None:
-        for place in range(self._at, len(self._tokens) - 1):
-            if (
-                self._depths[place] == 0
-                and self._tokens[place].word == "CONFLICT"
-                and self._tokens[place - 1].word == "ON"
-            ):
-                action = self._find(place, {"DO"})
-                if action + 1 >= len(self._tokens) or self._tokens[action + 1].word != "NOTHING":
-                    raise Refused(
-                        "ON CONFLICT DO UPDATE changes rows of which AT has no image.",
-                        "Use ON CONFLICT DO NOTHING and look at the row count, then UPDATE.",
-                    )
+    def _upserts(self, end: int) -> Iterator[tuple[str, ...]]:
+        """What each ON CONFLICT … DO UPDATE before `end` sets."""
+        for place in range(self._at, end - 1):
+            words = (self._tokens[place].word, self._tokens[place + 1].word)
+            if self._depths[place] != 0 or words != ("ON", "CONFLICT"):
+                continue
+            action = self._find(place, {"DO"})
+            if self._word(action + 1 - self._at) == "NOTHING":
+                continue
+            if [self._word(action + ahead - self._at) for ahead in (1, 2)] != ["UPDATE", "SET"]:
+                raise not_understood("ON CONFLICT clause")
+            following = self._find(action + 3, {"WHERE", "ON"})
+            back, self._at = self._at, action + 3
+            yield self._set_columns(min(following, end))
+            self._at = back
 
     def _clauses(self) -> dict[str, int]:
         """Where the clauses behind the target (and SET) begin."""
@@ -154,7 +166,7 @@ class _SqliteParser(Parser):
             **dict.fromkeys(("SELECT", "VALUES", "EXPLAIN"), Parser.read),
             "WITH": Parser.with_,
             "INSERT": insert,
-            "REPLACE": replace,
+            "REPLACE": insert,
             "UPDATE": update,
             "DELETE": delete,
             "BEGIN": Parser.begin,

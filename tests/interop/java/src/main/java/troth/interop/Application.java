@@ -21,6 +21,7 @@ final class Application {
     private final Databases databases = new Databases();
     private final TransactionManager transactions;
     private volatile Actions actions;
+    private volatile Load load;
 
     Application(String applicationId, String group) {
         TMClient.init(applicationId, group);
@@ -42,6 +43,7 @@ final class Application {
             case "status" -> transactions.getStatus(xid(command)).name();
             case "vote" -> transactions.globalReport(xid(command), GlobalStatus.Rollbacking).name();
             case "global" -> global(command);
+            case "load" -> load(command);
             default -> inside(command);
         };
     }
@@ -101,6 +103,14 @@ final class Application {
         });
         done.put("results", results);
         return done;
+    }
+
+    /** Puts load on the coordinator; from then on this application has no AT on databases. */
+    private Object load(JsonNode command) throws Exception {
+        if (load == null) {
+            load = new Load(transactions);
+        }
+        return load.run(command.get("threads").asInt(), command.get("warmup_s").asDouble(), command.get("seconds").asDouble());
     }
 
     private static String xid(JsonNode command) {

@@ -1,4 +1,4 @@
-"""Puts this folder's own module (mutations) on the import path."""
+"""Puts this folder's own modules on the import path."""
 
 from __future__ import annotations
 
