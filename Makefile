@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test check soak bench docs format lock wheel clean
+.PHONY: help setup demo test check soak faults bench docs format lock wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,11 +39,15 @@ test: $(STAMP) ## check + one of each kind on real processes
 soak: $(STAMP) ## the long runs
 	$(BIN)/pytest -m soak --durations=20
 
+faults: $(STAMP) ## every fault on real processes; writes the table of docs/faults.md
+	$(BIN)/pytest tests/faults -m soak --faults-table docs/faults.md
+
 bench: $(STAMP) ## figures beside real Seata servers, into docs/benchmarks.md (Go, a JDK, Maven; some 12 min)
 	$(BIN)/python bench/run.py --all --write docs/benchmarks.md
 
 docs: $(STAMP) ## redraw what the docs show of the code
 	$(BIN)/python scripts/draw_table.py > docs/transitions.md
+	$(BIN)/python scripts/draw_statements.py
 
 format: $(STAMP) ## ruff format and its fixes
 	$(BIN)/ruff format .

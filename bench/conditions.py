@@ -20,10 +20,17 @@ def conditions(directory: Path, store: str, generator: str) -> dict[str, str]:
     }
     if store.startswith("sqlite"):
         facts["Disk"] = f"{filesystem_of(directory)}, fdatasync of 4 KiB {sync_ms(directory):.2f} ms (median of 50)"
-    facts["Load before"] = f"{os.getloadavg()[0]:.2f} in the last minute"
+    facts["Load before"] = load_text()
     facts["Version"] = revision()
     facts["Date"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     return facts
+
+
+def load_text() -> str:
+    """What else the machine has to do; above one per core it takes part in every figure."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    busy = ": **other programs were at work, so no figure of this run is good for more than its order**"
+    return f"{load:.2f} in the last minute{busy if load > cores else ''}"
 
 
 def cpu_model() -> str:

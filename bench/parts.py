@@ -31,7 +31,7 @@ class Lengths:
 
 
 FULL: Final = Lengths(Plan(7, Length(2.0, 0.5), 15.0), Plan(7, Length(3.0, 0.5), 15.0), 21, 0.2)
-QUICK: Final = Lengths(Plan(2, Length(1.0, 0.2), 3.0), Plan(2, Length(1.0, 0.2), 3.0), 3, 0.05)
+QUICK: Final = Lengths(Plan(2, Length(1.0, 0.2), 10.0, 500), Plan(2, Length(1.0, 0.2), 5.0), 3, 0.05)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -29,6 +30,20 @@ def sqlite(directory: Path) -> Place:
 
 
 PLACES = MappingProxyType({"memory": memory, "sqlite": sqlite})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the tests with many variants, every fourth runs on PostgreSQL in each run, all of them in soak runs."""
+    seen: collections.Counter[str] = collections.Counter()
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is None or callspec.params.get("new_place") != "postgres" or len(callspec.params) == 1:
+            continue
+        name = getattr(item, "originalname", item.name)
+        if seen[name] % 4:
+            item.add_marker(pytest.mark.soak)
+        seen[name] += 1
 
 
 @pytest.fixture(params=[*PLACES, pytest.param("postgres", marks=pytest.mark.engines)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from urllib.parse import urlsplit
 
@@ -10,8 +11,8 @@ import asyncpg
 import pytest
 
 from fixtures_relay import Relay, relay_to
-from troth.core.effects import AddBranch, OpenGlobal, Write
-from troth.core.model import BranchType
+from troth.core.effects import AddBranch, EndGlobal, MarkGlobal, OpenGlobal, Write
+from troth.core.model import BranchType, Cause, Phase
 from troth.stores.lease import LeaseTerms
 from troth.stores.migrations import Migration, load_migrations
 from troth.stores.postgres import PostgresStore
@@ -149,8 +150,9 @@ async def test_nobody_takes_over_before_the_lease_ends_and_renewing_puts_that_of
     await second.open()
     assert await open_xids(second) == []
     await first.close()
-    incumbent = await PostgresStore(url, LONG).try_lead()
-    assert incumbent is not None, "whoever has lost the lease must not give up that of another"
+    third = PostgresStore(url, LONG)
+    assert await third.try_lead() is not None, "whoever has lost the lease must not give up that of another"
+    await third.close()
     await second.close()
 
 
@@ -207,6 +209,25 @@ async def test_a_batch_is_one_round_trip(url: str, relay: Relay) -> None:
         await store.append(batch(number, opened(str(number)), branch(str(number), 1), branch("0", number)))
     assert relay.turns - before == 10
     await store.close()
+
+
+async def test_no_batch_reads_the_index_of_what_is_open_from_end_to_end(url: str) -> None:
+    """It once did, as soon as the statistics said that few are open: each batch cost as much as all that is open."""
+    index = "schemaname = 'troth' AND indexrelname = 'global_transaction_{}'"
+    uses = f"SELECT idx_scan FROM pg_stat_user_indexes WHERE {index}"
+    store = await leader(url)
+    for number in range(1, 16):
+        xids = [f"{number}.{part}" for part in range(20)]
+        marks = [MarkGlobal(xid, Phase.COMMITTING, Cause.ASKED, False) for xid in xids]
+        ends = [EndGlobal(f"{number - 1}.{part}", Phase.COMMITTED, Cause.ASKED, 1) for part in range(20 * (number > 1))]
+        await store.append(batch(number, *map(opened, xids), *(branch(xid, 1) for xid in xids), *marks, *ends))
+    await store.close()
+
+    async def are_counted() -> bool:
+        return int(str(await value(url, uses.format("pkey")))) >= 600
+
+    await until(are_counted)  # a server process reports its counts when it ends
+    assert await value(url, uses.format("hot")) == 0
 
 
 # ---- outcomes that are not known ----
@@ -299,6 +320,23 @@ async def test_an_outcome_that_is_not_known_within_the_lease_ends_it(url: str, r
     await again.close()
 
 
+async def test_a_server_that_ends_every_connection_is_no_reason_to_stop(url: str) -> None:
+    """Its last words reach an idle connection, and asyncpg calls what follows an internal error of its own."""
+    end_all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'troth coordinator'"
+    store, standby = await leader(url), PostgresStore(url, NEXT)
+    administrator = await asyncpg.connect(url)
+    for number in range(1, 21):
+        await administrator.fetch(end_all)
+        await store.append(batch(number, opened(str(number))))
+        await store._persist(store.renew)
+        with contextlib.suppress(StoreUnreachable):  # whoever stands by tries again later
+            assert await standby.try_lead() is not None
+    await administrator.close()
+    assert len(await open_xids(store)) == 20
+    await store.close()
+    await standby.close()
+
+
 async def test_a_server_that_has_lost_commits_is_noticed(url: str, relay: Relay) -> None:
     """A replica that was promoted too early: what was promised is gone, and nobody goes on as if it were not."""
     store = await leader(through(relay, url))
@@ -332,7 +370,7 @@ async def test_wrong_addresses_say_what_to_do_and_no_secret(url: str, relay: Rel
     wrong = {
         "check user, password": url.replace(str(parts.password), "not-the-secret"),
         "createdb": url.replace(parts.path, "/no_such_database"),
-        "is it running": f"postgresql://u:not-the-secret@127.0.0.1:{relay.port}/x",
+        "is the server running": f"postgresql://u:not-the-secret@127.0.0.1:{relay.port}/x",
         "percent-encoded": "postgresql://u:not-the-secret/2@h:5432/x",
     }
     for hint, address in wrong.items():

@@ -213,7 +213,7 @@ def outcomes(coordinator: CoordinatorProcess, program: Program) -> dict[str, str
         found = {xid: coordinator.transaction(xid) for xid in xids}
         return (
             None
-            if any(shown["branches"] or "outcome" not in shown for shown in found.values())
+            if any(not shown.get("outcome") for shown in found.values())
             else {xid: str(shown["status"]) for xid, shown in found.items()}
         )
 

@@ -2,14 +2,16 @@
 
 `python bank_rm.py --coordinator HOST:PORT --database URL --port PORT`; prints `ready` when it serves. `POST /move` with
 `{"id", "account", "delta"}` and the header TX_XID: 200 when the branch is committed locally, 409 when a row is held by
-another transaction, 500 for anything else, with the reason as text.
+another transaction, 500 for anything else, with the reason as text. It ends when its standard input does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -112,10 +114,16 @@ def register_when_possible(bank: Bank) -> None:
         try:
             bank.connect().close()
         except Exception as error:  # noqa: BLE001 - database or coordinator may be the sick one
-            print(f"not yet: {type(error).__name__}: {error}", flush=True)
+            print(f"not yet: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             time.sleep(0.1)
         else:
             return
+
+
+def end_with_input() -> None:
+    """A test that is killed leaves no service behind."""
+    sys.stdin.read()
+    os._exit(0)
 
 
 def main() -> None:
@@ -130,6 +138,7 @@ def main() -> None:
         Server(("127.0.0.1", chosen.port), Handler) as server,
     ):
         threading.Thread(target=register_when_possible, args=(Handler.bank,), daemon=True).start()
+        threading.Thread(target=end_with_input, daemon=True).start()
         print("ready", flush=True)
         server.serve_forever()
 

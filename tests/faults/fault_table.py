@@ -72,6 +72,6 @@ def write(path: Path, rows: list[Row]) -> None:
         f"\n{sum(row.outcome == 'holds' for row in rows)} of {len(FAULTS)} faults hold. Seed {seeds}, each fault for "
         f"{max((row.during_s for row in rows), default=0):g} s or one strike; Python {platform.python_version()} on "
         f"{sys.platform}, {os.cpu_count()} cores. One of them again: "
-        "`pytest tests/faults -m 'soak or not soak' --fault NAME --seed N`.\n"
+        "`pytest tests/faults --fault NAME --seed N --during SECONDS`.\n"
     )
     path.write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -12,18 +13,25 @@ from bank_settings import BANKS
 from fault import Fault, Moment, again_and_again
 from fault_proxy import PASSES, Passing
 
+_IN_ITS_WORK_S = 0.01
+"""What comes of a message has happened, or happens, so long after it has gone by."""
+
 Strike = Callable[[Bank, random.Random, float], int]
 
 
 def _kill_at(kind: str, victim: Callable[[Bank, Passing], None], *, lost: bool) -> Callable[[Bank, random.Random], str]:
-    """Kill `victim` when a frame of `kind` goes by; the client on whose way that was."""
+    """Kill `victim` when a frame of `kind` goes by, or a moment after it unless it is lost; the client of that way."""
 
     def once(bank: Bank, chance: random.Random) -> str:
         clients: list[str] = []
+        later_s = 0.0 if lost else chance.choice((0.0, chance.uniform(0.0, 0.002), chance.uniform(0.0, _IN_ITS_WORK_S)))
 
         def strike(passing: Passing) -> None:
             clients.append(passing.client)
-            victim(bank, passing)
+            if later_s:
+                threading.Timer(later_s, victim, (bank, passing)).start()
+            else:
+                victim(bank, passing)
 
         moment = Moment(kind, strike, lost=lost, skip=chance.randrange(8))
         bank.proxy.rule = moment
@@ -52,7 +60,7 @@ def worker_killed(kind: str, *, lost: bool) -> Strike:
     def strike(bank: Bank, chance: random.Random, during_s: float) -> int:
         def once() -> None:
             client = _kill_at(kind, lambda bank, passing: bank.workers[passing.client].kill(), lost=lost)(bank, chance)
-            time.sleep(chance.uniform(0.0, 0.3))
+            time.sleep(chance.uniform(2 * _IN_ITS_WORK_S, 0.3))
             bank.restart(client)
 
         return again_and_again(during_s, once)
@@ -66,7 +74,7 @@ def service_killed_after_local_commit(bank: Bank, chance: random.Random, during_
     def once() -> None:
         victim = chance.choice(BANKS)
         _kill_at("GlobalCommitRequest", lambda bank, _: bank.workers[victim].kill(), lost=False)(bank, chance)
-        time.sleep(chance.uniform(0.0, 0.3))
+        time.sleep(chance.uniform(2 * _IN_ITS_WORK_S, 0.3))
         bank.restart(victim)
 
     return again_and_again(during_s, once)

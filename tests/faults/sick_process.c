@@ -6,8 +6,10 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <time.h>
@@ -19,6 +21,9 @@ struct control {
 };
 
 static struct control healthy, *control = &healthy;
+
+/* A test that is killed leaves no coordinator behind. */
+__attribute__((constructor)) static void die_with_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }
 
 __attribute__((constructor)) static void open_control(void) {
     const char *path = getenv("FAULT_CONTROL");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -21,13 +22,19 @@ MOVED = (
 NOTES = ({"id": "1-a", "source": ["lite", 1], "target": ["post", 2], "amount": 10}, {"id": "1-a", "xid": "h:1:7"})
 
 
+@pytest.fixture(scope="module")
+def empty_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bank") / "empty.db"
+    Database(f"sqlite:///{path}").create()
+    return path
+
+
 @pytest.fixture
-def databases(tmp_path: Path) -> dict[str, Database]:
+def databases(tmp_path: Path, empty_bank: Path) -> dict[str, Database]:
     """Three SQLite files stand for the three kinds: the audit's SQL is the same."""
-    made = {name: Database(f"sqlite:///{tmp_path}/{name}.db") for name in BANKS}
-    for database in made.values():
-        database.create()
-    return made
+    for name in BANKS:
+        shutil.copy(empty_bank, tmp_path / f"{name}.db")
+    return {name: Database(f"sqlite:///{tmp_path}/{name}.db") for name in BANKS}
 
 
 def change(databases: dict[str, Database], *statements: tuple[str, str]) -> None:

@@ -42,8 +42,8 @@ SETTINGS = {
     "timeout.max": "1h",
     "timeout.default": "100ms",
     "lock.hot_wait": "20ms",
-    "retry.min": "50ms",
-    "retry.max": "50ms",
+    "retry.min": "500ms",
+    "retry.max": "5s",
     "answer.timeout": "500ms",
     "answer.first_round": "200ms",
     "outcomes.keep": "500ms",
@@ -52,6 +52,7 @@ SETTINGS = {
     "outcomes.sweep": "200ms",
     "limits.transactions": "3000",
     "limits.connections": "100",
+    "limits.idle": "10m",
 }
 BYSTANDER_RESOURCE = "jdbc:honest"
 SERVED = ("jdbc:fuzz", "jdbc:other")
@@ -80,11 +81,21 @@ class Errors(logging.Handler):
         self.lines.append(self.format(record))
 
 
+class WatchedLink(SeataLink):
+    """Remembers why it was dropped."""
+
+    dropped_for = "nobody said why"
+
+    def drop(self, reason: str, **details: Any) -> None:
+        self.dropped_for = reason
+        super().drop(reason, **details)
+
+
 class Client:
     """One stub connection at the door."""
 
     def __init__(self, door: Any, port: int, mutator: Mutator | None = None) -> None:
-        self.link = SeataLink(door, asyncio.get_running_loop())
+        self.link = WatchedLink(door, asyncio.get_running_loop())
         self.mutator = mutator
         self.answers: dict[int, m.Message] = {}
         self.statuses: Counter[str] = Counter()
@@ -217,7 +228,9 @@ class Life:
         if self._errors.lines or self._raised:
             raise Complaint(f"errors: {self._errors.lines[:3]} {self._raised[:3]}")
         if self.honest.transport.closed or self.server.transport.closed:
-            raise Complaint("an honest client's connection was closed")
+            raise Complaint(
+                f"an honest connection was closed: {self.honest.link.dropped_for}, {self.server.link.dropped_for}"
+            )
         self.server.ping()
         answer = await self.honest.ask(m.GlobalStatusRequest(self.xid))
         if answer.global_status is not GlobalStatus.Begin:

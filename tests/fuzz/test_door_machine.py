@@ -117,6 +117,6 @@ class LongDoorMachine(DoorMachine):
 
 
 LongDoorMachine.TestCase.settings = settings(
-    max_examples=1000, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestLongDoorMachine = pytest.mark.soak(LongDoorMachine.TestCase)

@@ -1,17 +1,22 @@
-"""`troth at`: make and check the undo table of a database that takes part in AT transactions."""
+"""`troth at`: make and check the undo table of a database in AT transactions, and see what AT says to statements."""
 
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from troth import at
+from troth.client.drivers.checking import DIALECTS, Verdict, check_on_database, check_text
 
 app = typer.Typer(no_args_is_help=True, help="Prepare a database for AT, and see whether it is prepared.")
 
-_URL = typer.Argument(
-    metavar="URL",
-    help="The database, as SQLAlchemy spells it: sqlite:////var/lib/shop/stock.db, postgresql://user@host/shop …",
-)
+_HELP = "The database, as SQLAlchemy spells it: sqlite:////var/lib/shop/stock.db, postgresql://user@host/shop …"
+_URL = typer.Argument(metavar="URL", help=_HELP)
+_SHOWN_SQL = 100
 
 
 @app.command()
@@ -25,8 +30,47 @@ def init(url: str = _URL) -> None:
 
 
 @app.command()
-def check(url: str = _URL) -> None:
-    """Verify the table undo_log: its columns, and UNIQUE (xid, branch_id). Exit status 1 if something is wrong."""
+def check(
+    url: Annotated[str | None, typer.Argument(metavar="[URL]", help=_HELP)] = None,
+    sql: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Judge the statements of this file instead; - is standard input. Nothing of it is run.",
+        ),
+    ] = None,
+    db: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="With --sql: look at the tables of this database, too (keys, triggers …)."),
+    ] = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"With --sql: judge by the text alone, as {', '.join(DIALECTS)}."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --sql: one object a line: line, sql, kind, accepted, reason, hint.")
+    ] = False,
+) -> None:
+    """Verify the table undo_log of a database, or with --sql which statements AT can take.
+
+    troth at check URL looks at undo_log: its columns, and UNIQUE (xid, branch_id).
+
+    troth at check --sql FILE --db URL tells for each statement of the file whether it could run inside a global
+    transaction, and if not, why, and what to do instead. Placeholders may stand in it as the driver has them (%s, ?).
+    With --dialect NAME in the place of --db no database is needed; what depends on a table (no primary key, a
+    trigger, a cascading foreign key) is then not seen.
+
+    Exit status 1 if something is wrong, or a statement is refused; 2 if the options do not fit.
+    """
+    if sql is not None:
+        _check_sql(sql, db or url, dialect, as_json=as_json)
+        return
+    if url is None or db is not None or dialect is not None or as_json:
+        raise typer.BadParameter("give the URL of a database, or --sql FILE with --db URL or --dialect NAME")
+    _check_undo_table(url)
+
+
+def _check_undo_table(url: str) -> None:
     try:
         problems = at.check(url)
     except Exception as error:  # every driver has errors of its own; all are said in one line
@@ -37,6 +81,44 @@ def check(url: str = _URL) -> None:
         typer.echo("`troth at init URL` makes the table where it is missing.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{_shown(url)}: undo_log is as AT needs it")
+
+
+def _check_sql(file: Path, url: str | None, dialect: str | None, *, as_json: bool) -> None:
+    if (url is None) == (dialect is None):
+        raise typer.BadParameter("--sql wants one of --db URL and --dialect NAME")
+    name = "<stdin>" if str(file) == "-" else str(file)
+    try:
+        text = typer.get_text_stream("stdin").read() if name == "<stdin>" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        typer.echo(f"{name}: {error}", err=True)
+        raise typer.Exit(1) from error
+    try:
+        verdicts = list(check_text(text, dialect) if dialect is not None else check_on_database(text, url or ""))
+    except Exception as error:  # every driver has errors of its own; all are said in one line
+        raise _failed(url or f"--dialect {dialect}", error) from error
+    if as_json:
+        for verdict in verdicts:
+            typer.echo(json.dumps(asdict(verdict), ensure_ascii=False))
+    else:
+        _show(name, verdicts)
+    if not all(verdict.accepted for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _show(name: str, verdicts: Iterable[Verdict]) -> None:
+    refused = 0
+    count = 0
+    for verdict in verdicts:
+        count += 1
+        first = " ".join(verdict.sql.split())
+        short = first if len(first) <= _SHOWN_SQL else f"{first[: _SHOWN_SQL - 1]}…"
+        typer.echo(f"{name}:{verdict.line}: {'ok' if verdict.accepted else 'REFUSED'}: {short}")
+        if not verdict.accepted:
+            refused += 1
+            typer.echo(f"    {verdict.reason}")
+            if verdict.hint:
+                typer.echo(f"    Hint: {verdict.hint}")
+    typer.echo(f"{count} statements, {refused} refused")
 
 
 def _failed(url: str, error: Exception) -> typer.Exit:

@@ -35,7 +35,8 @@ StoreUrl = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="sqlite:///FILE (sqlite:////absolute/FILE) or memory://, which a restart empties. [sqlite:///troth.db]",
+        help="sqlite:///FILE (sqlite:////absolute/FILE), postgresql://USER:PASSWORD@HOST/DATABASE, which several "
+        "coordinators may share, or memory://, which a restart empties. [sqlite:///troth.db]",
     ),
 ]
 AllowAnonymous = Annotated[

@@ -1,8 +1,8 @@
 """The pact between mode logic and whoever runs it.
 
 A *flow* is a generator that holds all the logic of a mode and has no colour: it **yields what it needs** (a `Query` on
-its connection, perhaps `Postponed`, a message to `Tell` the coordinator, a `Pause`, an `Invoke`) and gets the answer back
-from `yield`.
+its connection, perhaps `Postponed`, a message to `Tell` the coordinator, a `Pause`, an `Invoke`) and gets the answer
+back from `yield`.
 `troth.client.drivers.running.run` and `arun` answer the steps, blocking or awaiting; what goes wrong is thrown into the
 flow at the `yield`, so that `try/except` in a flow reads as in any other code.
 """

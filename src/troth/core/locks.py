@@ -15,13 +15,38 @@ from troth.core.model import Branch, RowKey
 
 
 class Hold:
-    """One row's holder. Freed with the newest branch alone, an older one would find a stranger's value."""
+    """One row's holder. Freed with the newest branch alone, an older one would find a stranger's value.
+
+    `branches` are the live ones that name the row; the bare id while it is one, as nearly always: a set a row would
+    take more memory than all else of an open transaction.
+    """
 
     __slots__ = ("branches", "xid")
 
     def __init__(self, xid: str, branch_id: int) -> None:
         self.xid = xid
-        self.branches = {branch_id}
+        self.branches: set[int] | int | None = branch_id
+
+    def join(self, branch_id: int) -> None:
+        """One more branch names the row."""
+        if isinstance(self.branches, set):
+            self.branches.add(branch_id)
+        elif self.branches is None:
+            self.branches = branch_id
+        elif self.branches != branch_id:
+            self.branches = {self.branches, branch_id}
+
+    def leave(self, branch_id: int) -> bool:
+        """The branch is not live any more; False if it did not name the row."""
+        if isinstance(self.branches, set):
+            if branch_id not in self.branches:
+                return False
+            self.branches.discard(branch_id)
+        elif self.branches != branch_id:
+            return False
+        else:
+            self.branches = None
+        return True
 
 
 class LockTable:
@@ -52,16 +77,15 @@ class LockTable:
             if hold is None:
                 holds[key] = Hold(xid, branch_id)
             else:
-                hold.branches.add(branch_id)
+                hold.join(branch_id)
 
     def free(self, branch: Branch) -> list[RowKey]:
         """The branch is not live any more; returns the rows that nobody holds now."""
         freed = []
         for key in branch.keys:
             hold = self._holds.get(key)
-            if hold is None or branch.branch_id not in hold.branches:
+            if hold is None or not hold.leave(branch.branch_id):
                 continue
-            hold.branches.discard(branch.branch_id)
             if not hold.branches:
                 del self._holds[key]
                 freed.append(key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sys import intern
+
 from troth.core.model import RowKey
 
 _new_tuple = tuple.__new__
@@ -24,6 +26,7 @@ def parse_lock_text(resource_id: str, text: str | None) -> tuple[RowKey, ...]:
         table, colon, pks = part.partition(":")
         if not colon or not table or not pks:
             raise LockTextError(f"lock key {part[:80]!r} is not of the form table:pk[,pk]")
+        table = intern(table)  # a few names, in every lock of every open transaction
         for pk in pks.split(","):
             if not pk:
                 raise LockTextError(f"lock key of table {table[:80]!r} has an empty primary key")

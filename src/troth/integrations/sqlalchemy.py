@@ -58,8 +58,8 @@ def create_async_engine(
     """`sqlalchemy.ext.asyncio.create_async_engine(url, **options)` on connections under AT.
 
     Args:
-        url: `sqlite+aiosqlite`, `postgresql+psycopg`, `postgresql+asyncpg`, `mysql+asyncmy`; without a driver the
-            one that `troth.at.connect_async` takes for that database.
+        url: `sqlite+aiosqlite`, `postgresql+psycopg`, `postgresql+asyncpg`; without a driver the one that
+            `troth.at.connect_async` takes for that database.
         client: the client to use; None means the process's default one (`troth.init`).
         **options: as SQLAlchemy takes them, except `async_creator`.
 
@@ -68,6 +68,7 @@ def create_async_engine(
     """
     place = _with_driver(sqlalchemy.make_url(url), _ASYNC_DRIVERS)
     engine = sqlalchemy_asyncio.create_async_engine(place, **options)
+    _check_driver(engine.sync_engine, is_async=True)
     _listen(engine.sync_engine, client, _connect_async)
     return engine
 
@@ -83,16 +84,20 @@ def protect(
     """
     is_async = isinstance(engine, sqlalchemy_asyncio.AsyncEngine)
     sync_engine = engine.sync_engine if isinstance(engine, sqlalchemy_asyncio.AsyncEngine) else engine
-    known = _ASYNC_DRIVERS if is_async else _DRIVERS
-    name = f"{sync_engine.dialect.name}+{sync_engine.dialect.driver}"
-    if name not in _SPELLED and name not in known.values():
-        choice = ", ".join(sorted({*known.values()}))
-        raise NotSupported(f"AT has no {'asyncio ' if is_async else ''}driver {name}.", f"It has {choice}.")
+    _check_driver(sync_engine, is_async=is_async)
     checked_out = getattr(sync_engine.pool, "checkedout", None)
     checked_in = getattr(sync_engine.pool, "checkedin", None)
     if (checked_out is not None and checked_out() > 0) or (checked_in is not None and checked_in() > 0):
         raise ValueError("the engine has opened connections already, and these are not under AT: protect it first")
     _listen(sync_engine, client, _connect_async if is_async else _connect)
+
+
+def _check_driver(engine: sqlalchemy.Engine, *, is_async: bool) -> None:
+    known = _ASYNC_DRIVERS if is_async else _DRIVERS
+    name = f"{engine.dialect.name}+{engine.dialect.driver}"
+    if name not in _SPELLED and name not in known.values():
+        choice = ", ".join(sorted({*known.values()}))
+        raise NotSupported(f"AT has no {'asyncio ' if is_async else ''}driver {name}.", f"It has {choice}.")
 
 
 _ADDRESS = frozenset({"host", "port", "user", "username", "password", "passwd", "db", "database", "dbname"})
@@ -109,8 +114,6 @@ _ASYNC_DRIVERS = MappingProxyType(
         "sqlite": "sqlite+aiosqlite",
         "postgresql": "postgresql+psycopg",
         "postgresql+asyncpg": "postgresql+asyncpg",
-        "mysql": "mysql+asyncmy",
-        "mariadb": "mariadb+asyncmy",
     }
 )
 _SPELLED = frozenset({"postgresql+psycopg_async"})

@@ -30,7 +30,7 @@ from troth.server.outbound.undo_logs import UndoLogSweep
 from troth.server.sessions import Sessions
 from troth.server.sources import Settings
 from troth.stores.lease import LeaseTerms
-from troth.stores.store import LeaseLost, SharedStore, Store, StoreError, StoreInUse
+from troth.stores.store import LeaseLost, SharedStore, Store, StoreError, StoreInUse, StoreUnreachable
 from troth.stores.urls import open_store
 
 log = get_logger("troth.server")
@@ -156,11 +156,13 @@ class Coordinator:
             try:
                 self._requests.address = advertised(config.advertise, config.host, port_of(seata) if seata else 0)
                 if self._leadership is not None:
-                    await self._take_turn(self._leadership, doors, on_standby)
+                    await self._take_turn(self._leadership, doors, bound, on_standby)
                 await self.engine.start()
             except AddressError as error:
                 raise StartError(str(error)) from error
             except StoreError as error:
+                if self._has_led_until(error):
+                    self._on_failure(LeaseLost(str(error)))
                 await self.stop()
                 raise StartError(f"store {self.engine.store.url}: {error}") from error
             bound.pop_all()
@@ -176,7 +178,11 @@ class Coordinator:
         return self._ready(doors)
 
     async def _take_turn(
-        self, leadership: Leadership, doors: _Doors, on_standby: Callable[[Standby], None] | None
+        self,
+        leadership: Leadership,
+        doors: _Doors,
+        bound: contextlib.ExitStack,
+        on_standby: Callable[[Standby], None] | None,
     ) -> None:
         """Return when this process leads; until then only the admin door is open."""
         if not await leadership.stand_by(patient=self._patient):
@@ -184,11 +190,15 @@ class Coordinator:
                 raise StoreInUse(f"another coordinator leads there: {leadership.standing.removeprefix('standby: ')}")
             if doors.admin is not None:
                 await self._open_admin(doors.admin)
+                bound.pop_all()  # the server of the admin door closes its socket itself
+                if doors.seata is not None:
+                    bound.enter_context(contextlib.closing(doors.seata))
             on_standby(self._standby(doors, leadership.standing))
             self.standing_by = True
             await leadership.win()
             self.standing_by = False
         self.engine.ids.use_node(leadership.tenure.node)
+        self.engine.ids.start_at(self.engine.clock.now_ms())
 
     async def stop(self) -> None:
         """Take nothing new, let what was decided become durable and be answered, then close everything."""
@@ -229,6 +239,11 @@ class Coordinator:
         return self._ports
 
     # ---- parts ----
+
+    def _has_led_until(self, error: StoreError) -> bool:
+        """True where `error` has ended a turn that had only begun: the store is no worse than when we stood by."""
+        leads = self._leadership is not None and self._leadership.leads
+        return isinstance(error, LeaseLost) or (leads and isinstance(error, StoreUnreachable))
 
     def _candidate(self, store: Store, clock: StoreClock | SteadyClock) -> Leadership | None:
         if not isinstance(store, SharedStore) or not isinstance(clock, StoreClock):

@@ -22,8 +22,12 @@ class IdGenerator:
         self._counter = max(clock.now_ms() - SEATA_EPOCH_MS, 1) << _SEQUENCE_BITS
 
     def use_node(self, node: int) -> None:
-        """From now on ids carry `node`, 0…1023, as the store has given it to this cell."""
+        """From now on ids carry `node`, 0…1023, as a shared store has given it to this cell."""
         self._node = (node & 1023) << _COUNTER_BITS
+
+    def start_at(self, now_ms: int) -> None:
+        """From now on ids carry the time `now_ms` or later: for a clock that was set after this was made."""
+        self._counter = max(now_ms - SEATA_EPOCH_MS, 1) << _SEQUENCE_BITS
 
     def skip_past(self, last_id: int) -> None:
         """Never give out an id at or below `last_id`, which a store remembers from an earlier life."""

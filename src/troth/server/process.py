@@ -44,12 +44,18 @@ async def _serve(settings: Settings, ready_json: bool) -> int:
         loop.add_signal_handler(number, stop.set)
     ports: Ports | None = None
     while True:
+        ready = None
         try:
             coordinator = Coordinator(settings, ports=ports, patient=ports is not None)
-            ready = await _start(coordinator, stop, ready_json)
         except StartError as error:
             _complain(str(error))
             return 1
+        try:
+            ready = await _start(coordinator, stop, ready_json)
+        except StartError as error:
+            if not coordinator.has_stepped_down:
+                _complain(str(error))
+                return 1
         if ready is not None:
             _announce(ready, ready_json)
             gc.collect()

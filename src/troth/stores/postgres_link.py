@@ -14,7 +14,7 @@ try:
     import asyncpg  # type: ignore[import-untyped]
 except ImportError as missing:
     raise StoreError(
-        "a store at postgresql:// needs the library asyncpg: pip install 'troth[server,postgresql-store]'"
+        "a store at postgresql:// needs the library asyncpg: pip install 'troth[server,asyncpg]'"
     ) from missing
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ _SESSION = MappingProxyType(
         "enable_seqscan": "off",
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
+        "enable_material": "off",
         "jit": "off",
         # whatever the server's defaults: a batch is cut short by us, and a dead peer's session must end soon
         "statement_timeout": "0",
@@ -44,6 +45,10 @@ _SESSION = MappingProxyType(
         "tcp_keepalives_count": "3",
     }
 )
+TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""All that asyncpg raises. An internal error of its own is what a server's last words on an idle connection become:
+the next use finds it out of step, before anything is sent."""
+
 _CONTENTS = ("22", "23", "TR")
 """SQLSTATE classes of a batch that is refused for what it says: data, integrity, and ours (schema/postgres)."""
 _BROKEN = ("42", "XX")
@@ -74,7 +79,7 @@ class Link:
             except TimeoutError as late:
                 self.drop()
                 raise StoreUnreachable(f"{self.name} has not answered within {within_s:.1f} s") from late
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except TROUBLE as error:
                 refused = explain(self.name, error)
                 if isinstance(refused, StoreUnreachable):
                     self.drop()
@@ -96,7 +101,7 @@ class Link:
             return
         try:
             await connection.close(timeout=_CLOSE_WITHIN_S)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        except (*TROUBLE, TimeoutError):
             connection.terminate()
 
 
@@ -105,7 +110,7 @@ async def connect(url: str) -> Connection:
     name = without_secrets(url)
     try:
         connection = await asyncpg.connect(url, server_settings=dict(_SESSION), command_timeout=None)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except TROUBLE as error:
         raise _cannot_connect(name, error) from error
     except ValueError as error:  # its text may hold a piece of the password
         raise StoreError(_NOT_A_URL) from error

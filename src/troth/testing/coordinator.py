@@ -15,16 +15,18 @@ from troth.core.retry import Backoff
 from troth.core.rules import Rules
 from troth.server.clock import Clock
 from troth.server.config import Config
-from troth.server.engine import Engine, Housekeeping, Outbound
+from troth.server.engine import Engine, Fence, Housekeeping, Outbound
 from troth.server.inbound.seata import SeataDoor
 from troth.server.inbound.seata_link import SeataLink
 from troth.server.inbound.seata_requests import Requests
+from troth.server.leadership import Leadership, StoreClock
 from troth.server.outbound.seata import SeataOutbound
 from troth.server.sessions import Sessions
 from troth.stores.store import Store, StoreError
 from troth.testing.disk import Disk, DiskStore
 from troth.testing.loop import VirtualLoop
 from troth.testing.network import Process
+from troth.testing.shared_disk import POLL_S, LeaseRow, SharedDiskStore
 
 if TYPE_CHECKING:
     from troth.testing.world import World
@@ -89,6 +91,7 @@ class ObservedEngine(Engine):
         settled: Callable[[Settled], None],
         failed: Callable[[BaseException], None],
         seen: Callable[[Event, Decision], None],
+        fence: Fence | None = None,
     ) -> None:
         super().__init__(
             store,
@@ -99,6 +102,7 @@ class ObservedEngine(Engine):
             settled=settled,
             failed=failed,
             housekeeping=Housekeeping(keep_outcomes_ms=CONFIG.outcomes.keep, interval_ms=CONFIG.outcomes.sweep),
+            fence=fence,
         )
         self.cell = ObservedCell(rules, seen)
         self._cell = self.cell
@@ -134,14 +138,24 @@ class Unheard:
 class Coordinator:
     """One life of the coordinator, built as `troth.server.app` builds it, on a simulated disk and network."""
 
-    def __init__(self, world: World, process: Process, disk: Disk, skew_ms: int) -> None:
+    def __init__(self, world: World, process: Process, disk: Disk, shared: LeaseRow | None, skew_ms: int) -> None:
+        """`shared`: the row of a store that another coordinator may lead; else the disk is this one's alone."""
         self.process = process
         self._world = world
-        self.clock = SkewedClock(world.loop, skew_ms)
         self.sessions = Sessions()
         self._outbound = SeataOutbound(self.sessions, lambda event: self.engine.submit(event))
+        self.leadership: Leadership | None = None
+        if shared is None:
+            self.clock: SkewedClock | StoreClock = SkewedClock(world.loop, skew_ms)
+            store: Store = DiskStore(disk, process)
+        else:
+            self.clock = StoreClock(world.loop.time)
+            store = shared_store = SharedDiskStore(disk, shared, process)
+            self.leadership = Leadership(
+                shared_store, self.clock, poll_s=POLL_S, lost=lambda error: self.engine.step_down(error)
+            )
         self.engine = ObservedEngine(
-            DiskStore(disk, process),
+            store,
             _rules(),
             self,
             self.clock,
@@ -149,6 +163,7 @@ class Coordinator:
             lambda settled: None,
             self._failed,
             world.decided,
+            self.leadership,
         )
         requests = Requests(
             CONFIG,
@@ -171,8 +186,10 @@ class Coordinator:
     # ---- life ----
 
     async def start(self) -> None:
-        """Load what is durable, then accept."""
+        """Wait for our turn, load what is durable, then accept."""
         try:
+            if self.leadership is not None:
+                await self._take_turn(self.leadership)
             await self.engine.start()
         except StoreError as error:
             self.die(f"cannot start: {error}")
@@ -181,22 +198,30 @@ class Coordinator:
         self._world.network.listen(self.process, lambda: SeataLink(self.door, loop))
         self._world.started(self)
 
+    async def _take_turn(self, leadership: Leadership) -> None:
+        if not await leadership.stand_by(patient=True):
+            await leadership.win()
+        self.engine.ids.use_node(leadership.tenure.node)
+        self.engine.ids.start_at(self.engine.clock.now_ms())
+
     def die(self, why: str) -> None:
-        """kill -9."""
+        """kill -9; or it steps down, and drops everything."""
         if self.process.dead:
             return
-        self._world.note("coordinator", why)
-        self._world.network.refuse()
+        self._world.note(self.process.name, why)
+        self._world.network.refuse(self.process)
         self._world.network.kill(self.process)
         self.engine.kill()
-        self._world.coordinator_gone()
+        if self.leadership is not None:
+            self._world.loop.create_task(self.leadership.stop())
+        self._world.coordinator_gone(self)
 
     async def stop(self) -> None:
         """SIGTERM: what was decided becomes durable and is answered."""
         if self.process.dead:
             return
-        self._world.note("coordinator", "stops")
-        self._world.network.refuse()
+        self._world.note(self.process.name, "stops")
+        self._world.network.refuse(self.process)
         await self.engine.stop()
         for link in self.links():
             link.close()
@@ -209,7 +234,9 @@ class Coordinator:
 
     def call(self, call: Call) -> None:
         """Hand a call on; see `Outbound`."""
-        self._world.note("coordinator", f"calls {call.verb.value} {call.branch_id} of {call.xid}, try {call.attempt}")
+        self._world.note(
+            self.process.name, f"calls {call.verb.value} {call.branch_id} of {call.xid}, try {call.attempt}"
+        )
         self._outbound.call(call)
 
     def _failed(self, error: BaseException) -> None:

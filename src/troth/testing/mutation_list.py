@@ -334,4 +334,29 @@ MUTATIONS: tuple[Mutation, ...] = (
         "                    self.locks.unqueue(register)\n                    todo.append(ev.Cancelled(",
         "                    todo.append(ev.Cancelled(",
     ),
+    # ---- AT, on the other end
+    Mutation(
+        "AT writes no undo row",
+        "client/modes/at.py",
+        "            yield from self._write_undo(local, branch_id)\n",
+        "",
+    ),
+    Mutation(
+        "AT locks nothing",
+        "client/modes/at.py",
+        "        locks = lock_text(lock for change in local.changes for lock in change.locks)\n",
+        "        locks = ''\n",
+    ),
+    Mutation(
+        "AT keeps the undo rows of committed branches",
+        "client/modes/at_phase_two.py",
+        "            yield from query(dialect.delete_undo(len(group)), [value for pair in group for value in pair])\n",
+        "            del group\n",
+    ),
+    Mutation(
+        "AT forgets the undo row without undoing",
+        "client/modes/at_phase_two.py",
+        "        yield from restorer.undo_statement(sql_undo_log)\n",
+        "        del sql_undo_log\n",
+    ),
 )

@@ -64,6 +64,9 @@ class Nemesis:
                 world.coordinator.die("is killed")
             elif world.coordinator.engine.running and strikes("coordinator stopped politely"):
                 self._bystander.spawn(world.coordinator.stop())
+        leader = world.coordinator
+        if leader is not None and world.shared is not None and not leader.process.paused and strikes("leader paused"):
+            world.network.pause(leader.process, self._rng.choice((0.4, 1.2, 3.0, 6.0)))
         if strikes("RM killed"):
             self._rng.choice(world.services).die()
         if strikes("TM killed"):

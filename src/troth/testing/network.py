@@ -30,6 +30,8 @@ class Process:
         """Dies when it has written so many more pieces (see `Network.carry`)."""
         self.dies: Callable[[], None] = lambda: None
         self.newest_arrival = 0
+        self.paused = False
+        """Stopped (SIGSTOP): nothing comes in, nothing goes out, until it goes on as if nothing had been."""
         self._loop = loop
         self._tasks: dict[asyncio.Task[object], None] = {}
 
@@ -136,7 +138,7 @@ class Transport(asyncio.Transport):
                 self._protocol.data_received(payload)
 
     def _held(self) -> bool:
-        return self.silent or self._paused or self.client in self._network.cut_off
+        return self.silent or self._paused or self.process.paused or self.client in self._network.cut_off
 
     def drop_inbox(self) -> None:
         """What was on its way is gone."""
@@ -163,6 +165,7 @@ class Network:
         self._rng = rng
         self._weather = weather
         self._transports: dict[Transport, None] = {}
+        self._held_back: dict[Process, list[tuple[Transport, bytes]]] = {}
         self._listener: tuple[Process, Callable[[], asyncio.Protocol]] | None = None
         self._ports = 20_000
         self._sent = 0
@@ -174,9 +177,10 @@ class Network:
         """`process` takes connections from now on."""
         self._listener = (process, accept)
 
-    def refuse(self) -> None:
-        """Nobody listens."""
-        self._listener = None
+    def refuse(self, process: Process) -> None:
+        """`process` takes none any more."""
+        if self._listener is not None and self._listener[0] is process:
+            self._listener = None
 
     async def connect(self, process: Process, protocol: asyncio.Protocol) -> Transport:
         """A connection to the coordinator. Raises ConnectionRefusedError; hangs in a partition."""
@@ -210,6 +214,9 @@ class Network:
     def carry(self, sender: Transport, data: bytes) -> None:
         """Take `data` to the other end, unless something happens to it."""
         process, weather = sender.process, self._weather
+        if process.paused:
+            self._held_back.setdefault(process, []).append((sender, data))
+            return
         if process.fuse is not None:
             if process.fuse == 0:
                 process.dies()
@@ -273,6 +280,21 @@ class Network:
         for name in names:
             self.cut_off.pop(name, None)
         for transport in list(self._transports):
+            transport.pump()
+
+    def pause(self, process: Process, seconds: float) -> None:
+        """Stop `process` for a while; what it has to say meanwhile, and what it is told, comes afterwards."""
+        process.paused = True
+        self.loop.call_later(seconds, self.go_on, process)
+
+    def go_on(self, process: Process) -> None:
+        """It runs again."""
+        if not process.paused:
+            return
+        process.paused = False
+        for sender, data in self._held_back.pop(process, ()):
+            sender.write(data)
+        for transport in [t for t in self._transports if t.process is process]:
             transport.pump()
 
     def heal(self) -> None:

@@ -25,10 +25,13 @@ RATES = MappingProxyType(
         "coordinator killed before the write": 0.006,
         "coordinator killed between write and effects": 0.006,
         "coordinator killed among its answers": 0.006,
+        # a store that two coordinators share, for each batch
+        "commit applied late": 0.02,
         # what comes over the world now and then, for each look at it
         "partition": 0.05,
         "coordinator killed": 0.04,
         "coordinator stopped politely": 0.03,
+        "leader paused": 0.06,
         "store slow": 0.05,
         "store full": 0.03,
         "store read-only": 0.03,
@@ -77,7 +80,13 @@ ALWAYS = frozenset(
 )
 """These break nothing by themselves: every run has them."""
 
-BY_ITSELF = ("messages reordered", "requests merged", "branch committed by SQL", "branch undone by SQL")
+BY_ITSELF = (
+    "messages reordered",
+    "requests merged",
+    "branch committed by SQL",
+    "branch undone by SQL",
+    "cell taken over",
+)
 """These come of themselves; they are only counted."""
 
 

@@ -25,6 +25,7 @@ from troth.testing.loop import VirtualLoop
 from troth.testing.network import LONGEST_DELAY_S, Network, Process
 from troth.testing.records import Records
 from troth.testing.rm import OLD_VERSION, ResourceManager
+from troth.testing.shared_disk import LeaseRow
 from troth.testing.sql_database import SqlDatabase
 from troth.testing.sql_service import SqlService
 from troth.testing.tm import TransactionManager
@@ -32,6 +33,8 @@ from troth.testing.weather import Weather
 from troth.wire.seata.messages import BranchEndRequest, Message
 
 _MOST_COMPLAINTS = 20
+_SHARED = 0.35
+"""In so many runs a second coordinator stands by, on a store that both share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,11 @@ class World:
         self.disk = Disk(self.rng("disk"), self.weather, self._written, MemoryStore())
         self.checkers = [kind(self) for kind in CHECKERS]
         self._chance = self.rng("world")
+        self._candidates: list[tc.Coordinator] = []
+        self.shared: LeaseRow | None = None
+        """The row of the store, in those runs in which two coordinators share it."""
+        if self._chance.random() < _SHARED:
+            self.shared = LeaseRow(loop.time, tc.EPOCH_MS)
         self._skew_ms = 0
         self._started_ms = 0
         self.databases = self._make_databases()
@@ -143,30 +151,35 @@ class World:
         calls = sum(len(link._calls) for link in links)  # one that an RM has swallowed stays until the next one
         return requests + max(0, calls - self.weather.struck["phase two unanswered"])
 
-    # ---- the coordinator's lives ----
+    # ---- the coordinators' lives ----
 
     def start_coordinator(self) -> None:
-        """A new life on what is durable, unless one runs."""
-        if self.coordinator is not None:
-            return
-        self.starts += 1
-        now_ms = round(self.loop.time() * 1000)
-        self._skew_ms = tc.skew_ms(self._chance, self.weather.strikes, self._skew_ms, now_ms - self._started_ms)
-        self._started_ms = now_ms
-        process = Process(self.loop, f"tc{self.starts}", "10.0.0.1")
-        self.coordinator = tc.Coordinator(self, process, self.disk, self._skew_ms)
-        process.spawn(self.coordinator.start())
+        """A new life on what is durable, unless one runs; on a shared store, unless one leads and another waits."""
+        while len(self._candidates) < (1 if self.shared is None else 2):
+            self.starts += 1
+            now_ms = round(self.loop.time() * 1000)
+            self._skew_ms = tc.skew_ms(self._chance, self.weather.strikes, self._skew_ms, now_ms - self._started_ms)
+            self._started_ms = now_ms
+            process = Process(self.loop, f"tc{self.starts}", "10.0.0.1")
+            candidate = tc.Coordinator(self, process, self.disk, self.shared, self._skew_ms)
+            self._candidates.append(candidate)
+            if self.shared is None:
+                self.coordinator = candidate
+            process.spawn(candidate.start())
 
     def started(self, coordinator: tc.Coordinator) -> None:
         """It accepts from now on."""
-        count = len(coordinator.engine.transactions())
-        self.note("coordinator", f"starts, life {self.starts}, {count} transactions taken up, clock {self._skew_ms} ms")
+        self.coordinator = coordinator
+        count, name = len(coordinator.engine.transactions()), coordinator.process.name
+        self.note(name, f"starts, {count} transactions taken up, clock {self._skew_ms} ms")
         for checker in self.checkers:
             checker.starts(coordinator)
 
-    def coordinator_gone(self) -> None:
-        """Somebody will start the next one."""
-        self.coordinator = None
+    def coordinator_gone(self, coordinator: tc.Coordinator) -> None:
+        """Somebody will start the next one. (Of two, the one that is gone may have been deposed long ago.)"""
+        self._candidates.remove(coordinator)
+        if self.coordinator is coordinator:
+            self.coordinator = None
         self.loop.call_later(self._chance.choice((0.01, 0.3, 1.5)), self.start_coordinator)
 
     # ---- what judges hear ----
@@ -252,8 +265,9 @@ class World:
         self.weather.calm = True
         self.disk.refusal, self.disk.delay_s = None, 0.0
         self.network.heal()
-        if self.coordinator is not None:
-            self.coordinator.process.fuse = None
+        for candidate in self._candidates:
+            candidate.process.fuse = None
+            self.network.go_on(candidate.process)
 
     def _all_ended(self) -> bool:
         engine = self.engine

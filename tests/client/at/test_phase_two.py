@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 
@@ -261,3 +262,25 @@ def test_old_undo_rows_are_deleted(database, coordinator, change):
     )
     handler.delete_undo_logs(7)
     assert [row[1] for row in database.undo_rows()] == [1000]
+
+
+def test_unique_values_are_freed_before_they_are_taken(database, coordinator):
+    """Also where the rows of an image stand in another order than the one in which the statement went through them."""
+    database.run(
+        "CREATE TABLE numbered (id INTEGER PRIMARY KEY, u INT UNIQUE); INSERT INTO numbered VALUES (1,3), (2,2), (3,1)"
+    )
+    before = database.dump()
+    connection = database.connect()
+    with join(XID):
+        connection.execute("UPDATE numbered SET u = u + 1")
+        connection.commit()
+    ((info,),) = database.rows("SELECT rollback_info FROM undo_log")
+    log = json.loads(info)
+    for image in ("beforeImage", "afterImage"):
+        log["sqlUndoLogs"][1][0][image]["rows"][1].reverse()
+    with closing(sqlite3.connect(database.path)) as raw:
+        raw.execute("UPDATE undo_log SET rollback_info = ?", (json.dumps(log).encode(),))
+        raw.commit()
+    coordinator.rollback(XID)
+    assert database.dump() == before
+    assert database.undo_rows() == []

@@ -109,12 +109,27 @@ def fill(path: Path, program) -> None:
         play(raw, program)
 
 
-@pytest.mark.parametrize("isolation_level", ["", None])
-@settings(
-    max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+few_examples = settings(
+    max_examples=50, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@pytest.mark.parametrize("isolation_level", ["", None])
+@few_examples
 @given(filling=steps, program=steps)
 def test_like_without_at_and_undone_by_rollback(coordinator, isolation_level, filling, program):
+    like_without_at_and_undone(coordinator, isolation_level, filling, program)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("isolation_level", ["", None])
+@settings(few_examples, max_examples=3000)
+@given(filling=steps, program=steps)
+def test_like_without_at_and_undone_by_rollback_many(coordinator, isolation_level, filling, program):
+    like_without_at_and_undone(coordinator, isolation_level, filling, program)
+
+
+def like_without_at_and_undone(coordinator, isolation_level, filling, program):
     with tempfile.TemporaryDirectory() as directory:
         plain, under_at = Path(directory, "plain.db"), Path(directory, "at.db")
         fill(plain, filling)

@@ -1,5 +1,7 @@
 """`troth.at.connect_async("postgresql+asyncpg://…")`: every way to run a statement, on a real PostgreSQL."""
 
+# ruff: noqa: PT012, SIM117 - the point of most blocks is what was done before they fail
+
 from __future__ import annotations
 
 import asyncio
@@ -241,6 +243,32 @@ async def test_what_is_open_when_the_whole_ends_is_rolled_back(database, connect
     assert database.dump() == before
 
 
+async def test_round_trips(connection, monkeypatch):
+    """docs/integrations/asyncpg.md names the number; each of these calls is one trip once statements are prepared."""
+    calls = []
+    for name in ("at_simple", "at_fetch"):
+        real = getattr(at_asyncpg.Connection, name)
+
+        def counted(self, sql, *arguments, _real=real, **options):
+            calls.append(sql)
+            return _real(self, sql, *arguments, **options)
+
+        monkeypatch.setattr(at_asyncpg.Connection, name, counted)
+    async with troth.transaction(name="buy"):
+        await connection.execute("UPDATE account SET balance = 1 WHERE id = $1", 1)
+        calls.clear()
+        await connection.execute("UPDATE account SET balance = 2 WHERE id = $1", 1)
+    assert len(calls) == 5, calls
+
+
+async def test_a_connection_that_looks_for_a_primary_server(database):
+    """asyncpg asks the server before AT has begun."""
+    made = await troth.at.connect_async(database.with_driver("postgresql+asyncpg") + "?target_session_attrs=read-write")
+    async with undone(database):
+        await made.execute("DELETE FROM account")
+    await made.close()
+
+
 async def test_a_connection_lost_in_commit(database, connection, monkeypatch):
     """The undo row says whether COMMIT was done: here it was, before its answer was lost."""
     real = at_asyncpg.Connection.at_simple
@@ -262,6 +290,7 @@ async def test_a_connection_lost_in_commit(database, connection, monkeypatch):
     [
         ("SELECT $1, $2, $1", "SELECT %(1)s, %(2)s, %(1)s", 2),
         ("SELECT '$1', \"$1\", $$ $1 $$, $a$ $2 $a$ -- $1\n, /* $1 */ a$1, E'\\'$1'", None, 0),
+        ("SELECT name'\\', $1, '$2'", "SELECT name'\\', %(1)s, '$2'", 1),
         ("SELECT 5 % $1 || '%'", "SELECT 5 %% %(1)s || '%%'", 1),
     ],
 )

@@ -233,6 +233,8 @@ class Connection(_Base):  # type: ignore[misc]
 
     async def fetchval(self, query: str, *args: Any, column: int = 0, timeout: float | None = None) -> Any:
         """`asyncpg.Connection.fetchval`."""
+        if "at" not in self.__dict__:  # `asyncpg.connect` looks what kind of server it has found
+            return await super().fetchval(query, *args, column=column, timeout=timeout)
         async with self.at_turn() as work:
             done = await self.at_run(query, [args], timeout=timeout) if work.concerns else None
             if done is None:

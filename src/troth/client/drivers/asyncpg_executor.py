@@ -16,6 +16,7 @@ from troth.client.flow import Later, Parameters, Query, Rows
 NOTHING = Rows((), [], -1, None)
 _ROWS_FIRST_WORDS = ("SELECT", "WITH")
 _BACK = "ROLLBACK TO "
+_CONNECTION_FAILURE = "08006"
 
 
 class Bare(Protocol):
@@ -151,7 +152,7 @@ def _value(given: Parameters, name: str) -> object:
 
 def _lost(error: OSError) -> OSError:
     """A connection that ended, or a time limit, says nothing of what the server has done."""
-    error.is_connection_lost = True  # type: ignore[attr-defined]
+    error.sqlstate = _CONNECTION_FAILURE  # type: ignore[attr-defined]
     return error
 
 

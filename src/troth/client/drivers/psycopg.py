@@ -340,7 +340,7 @@ class Cursor(Shown, psycopg.Cursor[Any]):
                 super().executemany(query, given)
                 return
             outcome = self._conn.at_flow(flow, self)
-            self._show(statement, Outcome(outcome.rowcount))
+            self._show(statement, Outcome(outcome.rowcount, last_rowcount=outcome.last_rowcount))
 
     def stream(self, query: Any, params: Any = None, **options: Any) -> Iterator[Any]:
         """`psycopg.Cursor.stream`; inside a global transaction for reading only."""

@@ -324,7 +324,7 @@ class AsyncCursor(Shown, psycopg.AsyncCursor[Any]):
                 await super().executemany(query, given)
                 return
             outcome = await self._conn.at_flow(flow, self)
-            self._show(statement, Outcome(outcome.rowcount))
+            self._show(statement, Outcome(outcome.rowcount, last_rowcount=outcome.last_rowcount))
 
     async def stream(self, query: Any, params: Any = None, **options: Any) -> AsyncIterator[Any]:
         """`psycopg.AsyncCursor.stream`; inside a global transaction for reading only."""

@@ -53,9 +53,8 @@ class Shown(_Base):
         self._results = [self.pgresult]
         self._at_rows = rows
         self._at_next = 0
-        if statement.verb.writes or statement.verb is Verb.LOCKING_READ:
-            self._rowcount = outcome.rowcount
-            self._statusmessage = _tag(statement.verb, outcome.rowcount)
+        self._rowcount = outcome.rowcount
+        self._statusmessage = _tag(statement.verb, outcome)
 
     def _ntuples(self) -> int:
         return 0 if self.pgresult is None else self.pgresult.ntuples
@@ -99,6 +98,10 @@ class Shown(_Base):
         self._at_next = place
 
 
-def _tag(verb: Verb, count: int) -> bytes:
+def _tag(verb: Verb, outcome: Outcome) -> bytes:
+    """What the server says to a statement: its word, and how many rows it was (the last time)."""
+    if not (verb.writes or verb is Verb.LOCKING_READ):
+        return b"ROLLBACK" if verb is Verb.ROLLBACK_TO else verb.value.encode()
     name = {Verb.INSERT: "INSERT 0", Verb.LOCKING_READ: "SELECT"}.get(verb, verb.value)
+    count = outcome.rowcount if outcome.last_rowcount < 0 else outcome.last_rowcount
     return f"{name} {count}".encode()

@@ -48,7 +48,7 @@ class AtWork:
         self._client = client
         self._resource = PostgresResource(url)
         self._registered: ResourceClient | None = None
-        self._dialect = PostgresDialect(url.undo_schema)
+        self._dialect = PostgresDialect(url.undo_schema, server_version=getattr(info, "server_version", 0))
         self.queue = Queue()
         self.resource_id = url.resource_id(info)
         self.phase_one = PhaseOne(

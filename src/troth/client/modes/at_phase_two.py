@@ -6,9 +6,9 @@ undo row, COMMIT. What can not go by itself *freezes* the branch with a reason; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from troth.client.flow import Flow, query
+from troth.client.flow import Flow, Rows, query
 from troth.client.sql.dialects.base import Dialect, Fault, match, select_matching
 from troth.client.sql.tables import Column, ForeignKey, Refusal, Table
 from troth.client.sql.undo import (
@@ -183,15 +183,31 @@ class _Restorer:
         What it inserted or deleted comes and goes together, since its rows may refer to each other.
         """
         table = yield from self.table(log.table)
+        updated: list[RowChange] = []
         together: list[RowChange] = []
         for change in changes_to_undo(log, lambda field: self._read(table, field)):
             left = yield from self._left(change, table)
-            if left is not None and left.before is not None and left.after is not None:
-                yield from self._restore(table, [left])
-            elif left is not None:
-                together.append(left)
+            if left is not None:
+                is_update = left.before is not None and left.after is not None
+                (updated if is_update else together).append(left)
+        yield from self._restore_updated(table, updated)
         for start in range(0, len(together), _ROWS_PER_STATEMENT):
             yield from self._restore(table, together[start : start + _ROWS_PER_STATEMENT])
+
+    def _restore_updated(self, table: Table, changes: Sequence[RowChange]) -> Flow[None]:
+        """Restore rows one by one. Raises Frozen.
+
+        One that wants a unique value which another still has comes again behind it: the images need not stand in the
+        order in which the statement went through its rows.
+        """
+        while changes:
+            waiting: list[RowChange] = []
+            for change in changes:
+                if not (yield from self._restore(table, [change], may_wait=True)):
+                    waiting.append(change)
+            if len(waiting) == len(changes):
+                yield from self._restore(table, waiting[:1])
+            changes = waiting
 
     def _read(self, table: Table, field: Field) -> object:
         return self._dialect.sql_value(_column(table, field.name), field)
@@ -215,8 +231,11 @@ class _Restorer:
             self._tables[name] = table
         return self._tables[name]
 
-    def _restore(self, table: Table, changes: Sequence[RowChange]) -> Flow[None]:
-        """Restore one row, or several that were all inserted or all deleted, by one statement. Raises Frozen."""
+    def _restore(self, table: Table, changes: Sequence[RowChange], *, may_wait: bool = False) -> Flow[bool]:
+        """Restore one row, or several that were all inserted or all deleted, by one statement. Raises Frozen.
+
+        False: something is in its way, and it `may_wait`.
+        """
         if self._enforced:
             for change in changes:
                 if change.before is None:
@@ -231,11 +250,14 @@ class _Restorer:
                 raise
             if self._dialect.errors_abort:
                 yield from query(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+            if may_wait:
+                return False
             change, blocking = yield from self._blocked(table, changes)
             raise Frozen(f"row {_named(table, change.key)} cannot be restored: {error}{blocking}") from error
         if done.rowcount != len(changes):
             rows = ", ".join(_named(table, change.key) for change in changes[:5])
             raise Frozen(f"restoring {len(changes)} rows ({rows} …) changed {done.rowcount}")
+        return True
 
     def _statement(self, table: Table, changes: Sequence[RowChange]) -> tuple[str, list[object]]:
         first = changes[0]
@@ -288,18 +310,40 @@ class _Restorer:
         return f"{foreign_key.child}{dict(zip(found.columns, found.rows[0], strict=True))!r}"
 
     def _blocking(self, table: Table, change: RowChange) -> Flow[str]:
-        """Name the row that holds a unique key which the restored row wants."""
-        values = {name.lower(): value for name, value in (change.before or {}).items()}
-        for unique in table.unique_keys:
+        """Name the row that refers to one which has to go, or holds a unique key which the restored row wants."""
+        for foreign_key in table.children if change.before is None else ():
+            child = yield from self._child(table, foreign_key, change)
+            if child is not None:
+                return f"; {child} refers to it"
+        values = yield from self._wanted_values(table, change)
+        for unique in table.unique_keys if change.before is not None else ():
             wanted = [values.get(name.lower()) for name in unique.columns]
-            if None in wanted:
+            if None in wanted and not unique.nulls_equal:
                 continue
-            found = yield from query(select_matching(self._dialect, table, table.key, unique.columns), wanted)
+            found = yield from self._holders(table, dict(zip(unique.columns, wanted, strict=True)))
             for row in found.rows:
                 other = tuple(zip(table.key, row, strict=True))
                 if dict(other) != dict(change.key):
                     return f"; row {_named(table, other)} has {unique.columns} = {wanted!r} ({unique.name})"
         return ""
+
+    def _wanted_values(self, table: Table, change: RowChange) -> Flow[dict[str, object]]:
+        """All values that the restored row would have: an image of an UPDATE holds only the columns that it set."""
+        names = [column.name for column in table.columns]
+        keys = [name for name, _ in change.key]
+        answer = yield from query(
+            select_matching(self._dialect, table, names, keys), [value for _, value in change.key]
+        )
+        present = dict(zip(names, answer.rows[0], strict=True)) if answer.rows else {}
+        return {name.lower(): value for name, value in {**present, **(change.before or {})}.items()}
+
+    def _holders(self, table: Table, values: Mapping[str, object]) -> Flow[Rows]:
+        """The primary keys of the rows with these values; a NULL is equal to a NULL."""
+        given = {name: value for name, value in values.items() if value is not None}
+        nulls = [f"{self._dialect.quote(name)} IS NULL" for name in values if name not in given]
+        where = " AND ".join([part for part in (match(self._dialect, table, list(given)), *nulls) if part])
+        keys = self._dialect.select_list(table, table.key)
+        return (yield from query(f"SELECT {keys} FROM {table.source} WHERE {where}", list(given.values())))
 
 
 def match_key(dialect: Dialect, table: Table, change: RowChange) -> str:

@@ -81,7 +81,7 @@ class Writer:
                 rowcount += outcome.rowcount
         finally:
             local.changes += _merged(made)
-        return replace(outcome, rowcount=rowcount)
+        return replace(outcome, rowcount=rowcount, last_rowcount=outcome.rowcount)
 
     def read_locked(
         self, statement: Statement, parameters: Parameters, local: LocalTransaction

@@ -25,6 +25,8 @@ class Outcome:
     columns: tuple[str, ...] | None = None
     rows: list[tuple[object, ...]] = field(default_factory=list)
     native: object = None
+    last_rowcount: int = -1
+    """Of several executions: the row count of the last one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -10,6 +11,8 @@ from typing import Final
 
 from troth.demo.servers.plan import Account, Kind, Plan, Product, ServersMissing
 
+_DIRECTORY: Final = "TROTH_POSTGRES_BIN"
+"""Environment variable: a directory of programs that goes before those of the system (another version, say)."""
 _PROGRAMS: Final = ("initdb", "postgres", "psql")
 _SETTINGS: Final = (
     "listen_addresses=127.0.0.1",
@@ -26,7 +29,7 @@ _SETTINGS: Final = (
 def _programs() -> dict[str, str]:
     # Debian keeps the server's programs out of PATH, one directory a version.
     directories = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True)
-    path = ":".join(map(str, directories)) or None
+    path = ":".join([*filter(None, [os.environ.get(_DIRECTORY)]), *map(str, directories)]) or None
     found = {name: shutil.which(name, path=path) or shutil.which(name) for name in _PROGRAMS}
     missing = [name for name, where in found.items() if where is None]
     if missing:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
+from troth.core.effects import AddBranch, Answer, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
 from troth.core.model import Phase
 from troth.stores.store import Batch
 from troth.testing.crash import seams
@@ -86,7 +86,7 @@ def _not_committed(hit: Hit) -> None:
 
 def _before_effects(hit: Hit) -> None:
     def when(engine: object, effects: list[object], *_: object) -> bool:
-        return bool(effects)
+        return any(isinstance(effect, Answer) for effect in effects)
 
     seams.function("troth.server.engine:Engine._release", lambda release: seams.before(release, hit, when))
 
@@ -187,7 +187,10 @@ COORDINATOR_POINTS: tuple[Point, ...] = (
         _not_committed,
     ),
     Point(
-        "tc.effects.before", Role.TC, "a batch is durable, none of its effects has been carried out", _before_effects
+        "tc.effects.before",
+        Role.TC,
+        "a batch with answers is durable, none of its effects has been carried out",
+        _before_effects,
     ),
     Point("tc.answers.middle", Role.TC, "of a batch's answers and calls one connection has its share", _among_answers),
     Point("tc.calls.middle", Role.TC, "one branch has been called for phase two, the next has not", _among_calls),

@@ -188,6 +188,21 @@ def test_an_undo_never_takes_children_with_it(prices, in_global):
     assert prices.rows("SELECT * FROM part") == [(1, 60)]
 
 
+def test_what_was_written_without_foreign_keys_is_undone_without_them(prices, in_global):
+    prices.run(
+        "CREATE TABLE part (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES price (id))",
+        "SET STATEMENT foreign_key_checks = 0 FOR INSERT INTO part VALUES (1, 99)",
+    )
+    before = prices.dump()
+    connection = connection_to(prices)
+    connection.cursor().execute("SET foreign_key_checks = 0")
+    with in_global(XID):
+        connection.cursor().execute("DELETE FROM part")
+    assert "foreignKeys=OFF" in str(prices.undo_rows()[0][3])
+    assert roll_back(prices).branch_status is UNDONE
+    assert prices.dump() == before
+
+
 def test_a_rollback_that_comes_first_leaves_a_guard(prices, in_global):
     connection = connection_to(prices)
     prices.coordinator.before_answer = lambda request: roll_back(prices)

@@ -271,6 +271,49 @@ def test_a_commit_whose_answer_is_lost_is_found_out(database, in_global, monkeyp
     assert {row[0] for row in database.rows("SELECT balance FROM account")} == {1}
 
 
+def test_several_statements_in_one_text_only_where_the_user_asked_for_that(database, in_global):
+    two = "UPDATE account SET note = 'p'; UPDATE account SET note = 'q'"
+    careful = database.connect(autocommit=True)
+    for execute in (careful.cursor().execute, careful.query):
+        with pytest.raises(careful.ProgrammingError):
+            execute(two)
+    assert careful.cursor().execute("SELECT '; ' AS x") == 1
+    assert not database.rows("SELECT 1 FROM account WHERE note IN ('p', 'q')")
+    with in_global(XID):
+        careful.cursor().execute("UPDATE account SET note = ';' WHERE id = 1 # ;")
+    database.coordinator.rollback(XID)
+
+    asked = database.connect(client_flag=CLIENT.MULTI_STATEMENTS, autocommit=True)
+    cursor = asked.cursor()
+    cursor.execute(two)
+    assert cursor.nextset()
+    assert database.rows("SELECT DISTINCT note FROM account") == [("q",)]
+    with in_global(XID), pytest.raises(NotSupported, match="several statements"):
+        cursor.execute(two)
+
+
+def test_a_read_between_two_writes(database, in_global):
+    """What waits to be sent with the next write must not come behind the user's own read."""
+    before = database.dump()
+    connection = database.connect()
+    with in_global(XID):
+        cursor = connection.cursor()
+        for number in (1, 2):
+            cursor.execute("UPDATE account SET balance = %s WHERE id = 1", (number,))
+            cursor.execute("SELECT balance FROM account WHERE id = 1")
+            assert cursor.fetchall() == ((number,),)
+        cursor.execute("SAVEPOINT mine")
+        cursor.execute("DELETE FROM pair")
+        cursor.execute("ROLLBACK TO SAVEPOINT mine")
+        with connection.cursor(SSCursor) as unbuffered:
+            unbuffered.execute("SELECT COUNT(*) FROM pair")
+            assert unbuffered.fetchall() == [(3,)]
+        connection.commit()
+    assert database.coordinator.lock_texts == ["account:1"]
+    database.coordinator.rollback(XID)
+    assert database.dump() == before
+
+
 def test_mariadb_urls_are_named_as_javas_other_driver_does(database):
     url = database.url.replace("mysql://", "mariadb://")
     connection = troth.at.connect(url, client=database.coordinator)

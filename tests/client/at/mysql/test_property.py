@@ -107,15 +107,30 @@ def databases(new_database):
     return new_database(), new_database()
 
 
-@pytest.mark.parametrize("autocommit", [False, True])
-@settings(
+few_examples = settings(
     max_examples=15,
     deadline=None,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+@few_examples
 @given(filling=steps, program=steps)
 def test_like_without_at_and_undone_by_rollback(databases, coordinator, autocommit, filling, program):
+    like_without_at_and_undone(databases, coordinator, autocommit, filling, program)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("autocommit", [False, True])
+@settings(few_examples, max_examples=1500)
+@given(filling=steps, program=steps)
+def test_like_without_at_and_undone_by_rollback_many(databases, coordinator, autocommit, filling, program):
+    like_without_at_and_undone(databases, coordinator, autocommit, filling, program)
+
+
+def like_without_at_and_undone(databases, coordinator, autocommit, filling, program):
     plain, under_at = databases
     for database in databases:
         database.run("DROP TABLE IF EXISTS t, w, k", *(sql.replace("%%", "%") for sql in SCHEMA))

@@ -9,6 +9,7 @@ import asyncio
 import time
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 import troth.at
@@ -59,6 +60,20 @@ def test_one_update_by_key_is_two_trips(database, relay, connect, coordinator):
         assert counted(relay, connection.execute, "DELETE FROM account WHERE name = 'a'") == 2
     assert len(coordinator.branches) == 11
     assert database.rows("SELECT balance FROM account WHERE id = 1") == [(7,)]
+
+
+def test_upserts(database, relay, connect):
+    """Before version 18 a row that is there already is met by a trial, locked and imaged."""
+    has_old = database._plain.info.server_version >= 180000
+    upsert = (
+        "INSERT INTO account (id, balance) VALUES (%s, 1) ON CONFLICT (id) DO UPDATE SET balance = account.balance + 1"
+    )
+    connection = connect(autocommit=True)
+    with join(A):
+        connection.execute(upsert, (1,))
+        assert counted(relay, connection.execute, upsert, (50,)) == 2
+        assert counted(relay, connection.execute, upsert, (50,)) == (2 if has_old else 4)
+    assert database.rows("SELECT balance FROM account WHERE id = 50") == [(2,)]
 
 
 def test_a_local_transaction_is_one_trip_a_statement_and_one_for_its_end(relay, connect):
@@ -209,3 +224,27 @@ async def test_connection_lost_in_commit_under_asyncio(database, relay, coordina
     assert database.rows("SELECT balance FROM account WHERE id = 1") == [(7,)]
     await asyncio.to_thread(coordinator.rollback, A)
     assert database.rows("SELECT balance FROM account WHERE id = 1") == [(100,)]
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+async def test_a_cancelled_statement_leaves_nothing_open(database, coordinator):
+    """It waits for a row in the middle of a pipeline: cancelled, it is rolled back, and the connection goes on."""
+    connection = await troth.at.connect_async(database.url, client=coordinator, autocommit=True)
+    async with join(A):
+        await connection.execute(UPDATE, (1, 2))
+        with psycopg.connect(database.url) as other:
+            other.execute("SELECT 1 FROM account WHERE id = 1 FOR UPDATE")
+            task = asyncio.create_task(connection.execute(UPDATE, (5, 1)))
+            deadline = time.monotonic() + 20
+            while database.rows(WAITING) == [(0,)] and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert connection.info.transaction_status.name == "IDLE"
+        await connection.execute(UPDATE, (6, 1))
+    await connection.close()
+    assert coordinator.lock_texts == ["account:2", "account:1"]
+    assert database.rows("SELECT balance FROM account WHERE id < 3 ORDER BY id") == [(6,), (1,)]

@@ -39,6 +39,8 @@ CREATE_UNDO_TABLE = """CREATE TABLE IF NOT EXISTS undo_log (
 
 _UNDO_COLUMNS = ("branch_id", "xid", "context", "rollback_info", "log_status", "log_created", "log_modified")
 _NAMES = re.compile(r"(`(?:[^`]|``)+`)|([^`.]+)")
+_FOREIGN_KEYS = "foreignKeys"
+"""Key of an undo row's `context`."""
 _BUSY = frozenset({1205, 1213, 3572})
 """Lock wait timeout, deadlock, NOWAIT."""
 _CONSTRAINT = frozenset({1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 1761, 1762, 3819, 4025})
@@ -253,8 +255,8 @@ class MySqlDialect:
         return ""
 
     def undo_context(self, *, foreign_keys: bool) -> Mapping[str, str]:
-        """Nothing: whether foreign keys are checked is asked where it is undone, as Java does."""
-        return MappingProxyType({})
+        """`foreignKeys=OFF` where they were not checked: what was there against them may come back."""
+        return MappingProxyType({} if foreign_keys else {_FOREIGN_KEYS: "OFF"})
 
     # --- foreign keys ---
 
@@ -264,12 +266,13 @@ class MySqlDialect:
         return session.foreign_keys
 
     def foreign_keys_of(self, context: Mapping[str, str]) -> bool:
-        """Always: the undo row does not say that they were not checked."""
-        return True
+        """Unless the undo row says that they were not checked."""
+        return context.get(_FOREIGN_KEYS) != "OFF"
 
     def enforce_foreign_keys(self, on: bool) -> Flow[None]:
-        """They are enforced in every new session."""
-        yield from ()
+        """`foreign_key_checks` of the session. (It is on in every new one.)"""
+        if not on:
+            yield from query("SET SESSION foreign_key_checks = 0")
 
     def defer_constraints(self) -> Flow[None]:
         """InnoDB has no deferred constraints; rows come back in the reverse order."""

@@ -70,7 +70,7 @@ class Inserter:
         outcome = MySqlOutcome(len(after), lastrowid=lastrowid)
         if statement.returns:
             rows = [row[:width] for row in user_rows(done)]
-            outcome = MySqlOutcome(len(after), done.columns[:width], rows, lastrowid=lastrowid)
+            outcome = MySqlOutcome(len(after), done.columns[:width], rows)  # PyMySQL tells no lastrowid beside rows
         return Images((Touched(SqlType.INSERT, (), after),), outcome)
 
     def _run(self, insertion: Insertion, composed: Composer) -> Flow[tuple[Rows, object]]:
@@ -151,7 +151,7 @@ class Inserter:
     def _upsert(self, statement: MySqlStatement, insertion: Insertion, given: Parameters) -> Flow[Images]:
         self._check_upsert(statement, insertion)
         touched: list[Touched] = []
-        rowcount, lastrowid = 0, 0
+        rowcount, generated, updated = 0, 0, 0
         for number, values in enumerate(self.values(insertion)):
             composed = Composer(given)
             if insertion.rows:
@@ -160,9 +160,12 @@ class Inserter:
                 composed.piece(insertion.head)
             done, row_touched = yield from self._upsert_row(composed, values, given)
             rowcount += done.rowcount
-            lastrowid = lastrowid or _integer(done.lastrowid)
+            if done.rowcount == _INSERTED:
+                generated = generated or _integer(done.lastrowid)
+            else:
+                updated = _integer(done.lastrowid) or updated
             touched += row_touched
-        return Images(tuple(touched), MySqlOutcome(rowcount, lastrowid=lastrowid))
+        return Images(tuple(touched), MySqlOutcome(rowcount, lastrowid=generated or updated))
 
     def _check_upsert(self, statement: MySqlStatement, insertion: Insertion) -> None:
         if insertion.source is Source.QUERY or insertion.ignores or statement.returns:
@@ -246,7 +249,10 @@ class Inserter:
     def are_plain(self, values: Mapping[str, Piece]) -> bool:
         """Whether all values that decide which row is meant can be looked for (`met`)."""
         names = {name.lower() for unique in self._unique_keys() for name in unique}
-        return all(_PLAIN.fullmatch(piece.text.strip()) for name, piece in values.items() if name in names)
+        known = values.keys() | traits(self.table, HAS_DEFAULT) | traits(self.table, AUTO_INCREMENT)
+        return names <= known and all(
+            _PLAIN.fullmatch(piece.text.strip()) for name, piece in values.items() if name in names
+        )
 
     def _add_value(self, select: Composer, name: str, piece: Piece | None) -> None:
         """The value that `piece` gives to the column `name`, to be compared with it."""

@@ -1,8 +1,8 @@
 """Images of MariaDB's REPLACE (at.md §1): the rows in its way are deleted by name, and then it is a plain INSERT.
 
 Which rows are in the way is found out by trying: inside a savepoint the statement returns the rows that it makes, and
-is taken back; what shares a unique key with one of those is locked and imaged. A row that comes between is a duplicate of
-the INSERT, and then all is done again.
+is taken back; what shares a unique key with one of those is locked and imaged. A row that comes between is a duplicate
+of the INSERT, and then all is done again.
 """
 
 from __future__ import annotations

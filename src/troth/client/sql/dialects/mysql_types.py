@@ -57,6 +57,8 @@ class Jdbc(IntEnum):
     DATE = 91
     TIME = 92
     TIMESTAMP = 93
+    OTHER = 1111
+    """MySQL's driver knows no type of MariaDB's own."""
 
 
 class Family(Enum):
@@ -94,7 +96,8 @@ _TYPES: Mapping[str, tuple[Family, Jdbc]] = MappingProxyType(
         "varchar": (Family.TEXT, Jdbc.VARCHAR),
         "tinytext": (Family.TEXT, Jdbc.VARCHAR),
         **dict.fromkeys(("text", "mediumtext", "longtext", "json"), (Family.TEXT, Jdbc.LONGVARCHAR)),
-        **dict.fromkeys(("enum", "set", "uuid", "inet4", "inet6"), (Family.TEXT, Jdbc.CHAR)),
+        **dict.fromkeys(("enum", "set"), (Family.TEXT, Jdbc.CHAR)),
+        **dict.fromkeys(("uuid", "inet4", "inet6"), (Family.TEXT, Jdbc.OTHER)),
         "binary": (Family.BINARY, Jdbc.BINARY),
         **dict.fromkeys(("varbinary", "tinyblob"), (Family.BINARY, Jdbc.VARBINARY)),
         **dict.fromkeys(("blob", "mediumblob", "longblob"), (Family.BINARY, Jdbc.LONGVARBINARY)),

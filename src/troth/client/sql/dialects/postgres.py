@@ -33,6 +33,7 @@ UNDO_TABLE = "undo_log"
 UNDO_COLUMNS = ("branch_id", "xid", "context", "rollback_info", "log_status", "log_created", "log_modified")
 _BUSY = frozenset({"55P03", "40001", "40P01", "57014"})
 """A lock that was not given in time, serialisation, deadlock, statement_timeout."""
+_OLD_IN_RETURNING = 180_000
 _LOST = ("08", "57P")
 
 
@@ -66,12 +67,16 @@ def resource_id(host: str, port: int, database: str, current_schema: str | None)
 
 
 class PostgresDialect:
-    """`Dialect` of PostgreSQL, for psycopg's placeholders. `undo_schema` is where the undo table is."""
+    """`Dialect` of PostgreSQL, for psycopg's placeholders. `undo_schema` is where the undo table is.
+
+    `server_version` as libpq gives it (180000 is 18.0); 0: only what all versions can do is used.
+    """
 
     begin = "BEGIN"
     errors_abort = True
 
-    def __init__(self, undo_schema: str = PUBLIC, zone: tzinfo | None = None) -> None:
+    def __init__(self, undo_schema: str = PUBLIC, zone: tzinfo | None = None, server_version: int = 0) -> None:
+        self._has_old = server_version >= _OLD_IN_RETURNING
         self._undo_schema = undo_schema
         self._undo = spelled(undo_schema, UNDO_TABLE)
         self._zone = Zone(zone)
@@ -224,7 +229,7 @@ class PostgresDialect:
 
     def images(self, statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
         """See `postgres_images`."""
-        return (yield from postgres_images.images(statement, table, parameters))
+        return (yield from postgres_images.images(statement, table, parameters, has_old=self._has_old))
 
     def read_locked(
         self, statement: Statement, table: Table, parameters: Parameters

@@ -35,12 +35,16 @@ def parse(sql: str) -> Statement:
 
 
 def _calls(tokens: list[Token]) -> frozenset[str]:
-    """The names before a parenthesis that are no words of the grammar."""
-    return frozenset(
-        token.name
-        for token, following in pairwise(tokens)
-        if following.text == "(" and token.kind in (Kind.WORD, Kind.QUOTED) and token.word not in _NO_FUNCTIONS
-    )
+    """The names before a parenthesis that are no words of the grammar, and not the target of an INSERT."""
+    found = set()
+    before = ""  # the word before the name, past its schema
+    for token, following in pairwise(tokens):
+        is_name = token.kind in (Kind.WORD, Kind.QUOTED)
+        if is_name and following.text == "(" and before not in ("INTO", "AS") and token.word not in _NO_FUNCTIONS:
+            found.add(token.name)
+        if following.text != "." and token.text != ".":
+            before = token.word
+    return frozenset(found)
 
 
 class _PostgresParser(Parser):

@@ -1,5 +1,7 @@
 """How PostgreSQL's images are taken (at.md §1): one statement locks the rows, shows them, changes them and shows them.
 
+A DELETE shows what it deletes by its RETURNING; an UPDATE does so from version 18 on (`old`, `new`). Before that:
+
 ```sql
 WITH "troth$old" AS MATERIALIZED (SELECT …, FROM ONLY t WHERE … FOR UPDATE OF t),
      "troth$new" AS (UPDATE ONLY t SET … FROM "troth$old" WHERE t.pk = … RETURNING …)
@@ -11,13 +13,14 @@ So no row can enter between image and effect. Every old row must have its new ro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
 
 from troth.client.errors import NotSupported
-from troth.client.flow import Flow, Parameters, Rows, query, user_query
+from troth.client.flow import Flow, Parameters, Rows, postponed, query, user_query
 from troth.client.sql.dialects.postgres_catalogue import PARTITIONED
 from troth.client.sql.dialects.postgres_types import mark, quote, shown
 from troth.client.sql.image import FullRow, ImageMoved, Images, Key, Outcome, Touched
@@ -26,18 +29,33 @@ from troth.client.sql.tables import Table
 from troth.client.sql.undo import SqlType
 
 _OLD, _NEW = '"troth$old"', '"troth$new"'
+_OLD_OR_NEW = re.compile(r"\b(old|new)\b", re.IGNORECASE)
 _SAVEPOINT = "troth_upsert"
 _TRIES = 3
 _KEYS_PER_SELECT = 1000
 
 
-def images(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
-    """Run the statement with its images. Raises ImageMoved, NotSupported."""
+def images(statement: Statement, table: Table, parameters: Parameters, *, has_old: bool) -> Flow[Images]:
+    """Run the statement with its images; `has_old`: the server knows `old` in RETURNING.
+
+    Raises:
+        ImageMoved: somebody else changed a key between image and effect.
+        NotSupported: it cannot be undone exactly.
+    """
+    # Where the user's own text has these words they may mean a table, or the user's own view of old and new.
+    has_old = has_old and not _OLD_OR_NEW.search(statement.sql)
+    if statement.upsert and has_old:
+        return (yield from _upsert_with_old(statement, table, parameters))
     if statement.upsert:
         return (yield from _upsert(statement, table, parameters))
     if statement.verb is Verb.INSERT:
         return (yield from _insert(statement, table, parameters))
-    return (yield from _change(statement, table, parameters))
+    if statement.verb is Verb.DELETE:
+        return (yield from _delete(statement, table, parameters))
+    _refuse_identities(statement, table)
+    if has_old:
+        return (yield from _update_with_old(statement, table, parameters))
+    return (yield from _update(statement, table, parameters))
 
 
 # --- UPDATE and DELETE ---
@@ -52,31 +70,75 @@ class _Target:
     name: str
 
 
-def _change(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
-    is_update = statement.verb is Verb.UPDATE
-    for name in statement.set_columns:
-        if table.has(name) and table.column(name).always_identity:
-            raise NotSupported(f"{name} of {table.name} is GENERATED ALWAYS AS IDENTITY: undo could not set it back.")
+def _run(statement: Statement, parameters: Parameters, pieces: Sequence[str | Fragment]) -> Flow[Rows]:
     try:
-        sql, given = compose(parameters, _positional, *_pieces(statement, table))
+        sql, given = compose(parameters, _positional, *pieces)
     except ParameterCountError as error:
         # The driver says best what is wrong with the parameters.
         yield from user_query(statement.sql, parameters)
         raise NotSupported("the statement has more placeholders than it was given parameters.") from error
-    done = yield from user_query(sql, given)
-    shown_new = len(table.columns) if is_update else len(table.key)
-    width = len(done.columns) - shown_new - 1 - len(table.columns)
-    number, old = width + shown_new, width + shown_new + 1
+    return (yield from user_query(sql, given))
+
+
+def _delete(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
+    image, target = statement.image, _target(statement, table)
+    pieces: list[str | Fragment] = [image.with_clause, f"\nDELETE FROM {target.source}"]
+    pieces += _clauses(("\nUSING ", image.sources), ("\nWHERE ", image.where))
+    pieces += ["\nRETURNING ", *_first(statement), _shown_all(table, target.qualifier)]
+    done = yield from _run(statement, parameters, pieces)
+    width = len(done.columns) - len(table.columns)
+    before = [row[width:] for row in done.rows]
+    return Images((Touched(SqlType.DELETE, before),), _outcome(statement, done, width, range(len(before))))
+
+
+def _update_with_old(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
+    image, target = statement.image, _target(statement, table)
+    pieces: list[str | Fragment] = [image.with_clause, f"\nUPDATE {target.source} SET ", image.assignments]
+    pieces += _clauses(("\nFROM ", image.sources), ("\nWHERE ", image.where))
+    pieces += [f"\nRETURNING WITH (OLD AS {_OLD}, NEW AS {_NEW}) ", *_first(statement)]
+    pieces += [_shown_all(table, f"{_NEW}."), ", ", _shown_all(table, f"{_OLD}.")]
+    done = yield from _run(statement, parameters, pieces)
+    width = len(done.columns) - 2 * len(table.columns)
+    old = width + len(table.columns)
+    after = [row[width:old] for row in done.rows]
+    before = [row[old:] for row in done.rows]
+    touched = Touched(SqlType.UPDATE, before, after, _only(statement))
+    return Images((touched,), _outcome(statement, done, width, range(len(after))))
+
+
+def _update(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
+    done = yield from _run(statement, parameters, _pieces(statement, table))
+    width = len(done.columns) - 2 * len(table.columns) - 1
+    number, old = width + len(table.columns), width + len(table.columns) + 1
     if any(row[number] is None for row in done.rows):
         raise ImageMoved
     places = _first_of_each(done.rows, number)
-    outcome = _outcome(statement, done, width, places)
     before = [done.rows[place][old:] for place in places]
-    if not is_update:
-        return Images((Touched(SqlType.DELETE, before),), outcome)
     after = [done.rows[place][width:number] for place in places]
-    only = frozenset(name.lower() for name in statement.set_columns)
-    return Images((Touched(SqlType.UPDATE, before, after, only),), outcome)
+    touched = Touched(SqlType.UPDATE, before, after, _only(statement))
+    return Images((touched,), _outcome(statement, done, width, places))
+
+
+def _refuse_identities(statement: Statement, table: Table) -> None:
+    for name in statement.set_columns:
+        if table.has(name) and table.column(name).always_identity:
+            raise NotSupported(
+                f"{name} of {table.name} is GENERATED ALWAYS AS IDENTITY: undo could not set it back.",
+                "Declare it GENERATED BY DEFAULT, or leave it as it is.",
+            )
+
+
+def _only(statement: Statement) -> frozenset[str]:
+    return frozenset(name.lower() for name in statement.set_columns)
+
+
+def _first(statement: Statement) -> list[str | Fragment]:
+    """What the user wants returned."""
+    return [statement.image.returning, ", "] if statement.returns else []
+
+
+def _clauses(*clauses: tuple[str, Fragment]) -> list[str | Fragment]:
+    return [piece for word, fragment in clauses if fragment.text for piece in (word, fragment)]
 
 
 def _first_of_each(rows: Sequence[FullRow], number: int) -> list[int]:
@@ -100,20 +162,22 @@ def _positional(_: int) -> str:
     return "%s"
 
 
-def _pieces(statement: Statement, table: Table) -> list[str | Fragment]:
-    image = statement.image
+def _target(statement: Statement, table: Table) -> _Target:
     only = "" if PARTITIONED in table.traits else "ONLY "
-    if image.alias is None:
-        target = _Target(f"{only}{table.source}", f"{table.source}.", quote(statement.table))
-    else:
-        alias = quote(image.alias)
-        target = _Target(f"{only}{table.source} AS {alias}", f"{alias}.", alias)
+    if statement.image.alias is None:
+        return _Target(f"{only}{table.source}", f"{table.source}.", quote(statement.table))
+    alias = quote(statement.image.alias)
+    return _Target(f"{only}{table.source} AS {alias}", f"{alias}.", alias)
+
+
+def _pieces(statement: Statement, table: Table) -> list[str | Fragment]:
+    image, target = statement.image, _target(statement, table)
     with_clause: list[str | Fragment] = [image.with_clause, ",\n"] if image.with_clause.text else ["WITH "]
     return [
         *with_clause,
         *_old_rows(statement, table, target),
         *_new_rows(statement, table, target),
-        *_result(statement, table),
+        *_result(table),
     ]
 
 
@@ -134,39 +198,27 @@ def _strength(statement: Statement, table: Table) -> str:
     """The lock that the statement itself will take: weaker where no key is touched, so that foreign keys can wait."""
     keyed = {name.lower() for key in table.unique_keys for name in key.columns}
     sets = {name.lower() for name in statement.set_columns}
-    return "FOR UPDATE" if statement.verb is Verb.DELETE or keyed & sets else "FOR NO KEY UPDATE"
+    return "FOR UPDATE" if keyed & sets else "FOR NO KEY UPDATE"
 
 
 def _new_rows(statement: Statement, table: Table, target: _Target) -> list[str | Fragment]:
-    """The CTE that changes these rows, and returns what the user wants and what they are now (or their keys)."""
+    """The CTE that changes these rows, and returns what the user wants and what they are now."""
     image = statement.image
-    is_update = statement.verb is Verb.UPDATE
-    pieces: list[str | Fragment] = (
-        [f"{_NEW} AS (UPDATE {target.source} SET ", image.assignments, "\nFROM "]
-        if is_update
-        else [f"{_NEW} AS (DELETE FROM {target.source}\nUSING "]
-    )
+    pieces: list[str | Fragment] = [f"{_NEW} AS (UPDATE {target.source} SET ", image.assignments, "\nFROM "]
     if image.sources.text:
         pieces += [image.sources, ", "]
     same_row = " AND ".join(f'{target.qualifier}{quote(name)} = {_OLD}."k${n}"' for n, name in enumerate(table.key))
     pieces.append(f"{_OLD}\nWHERE {same_row}")
     if image.sources.text and image.where.text:
         pieces += [" AND (", image.where, ")"]
-    pieces.append("\nRETURNING ")
-    if statement.returns:
-        pieces += [image.returning, ", "]
-    returned = table.columns if is_update else [table.column(name) for name in table.key]
-    pieces.append(", ".join(f'{shown(column, target.qualifier)} AS "n${n}"' for n, column in enumerate(returned)))
-    return [*pieces, ")\n"]
+    texts = ", ".join(f'{shown(column, target.qualifier)} AS "n${n}"' for n, column in enumerate(table.columns))
+    return [*pieces, "\nRETURNING ", *_first(statement), texts, ")\n"]
 
 
-def _result(statement: Statement, table: Table) -> list[str | Fragment]:
+def _result(table: Table) -> list[str | Fragment]:
     """Old rows beside new ones, in the order in which they were changed; where one is missing, it is NULL."""
     old = ", ".join(f'o."o${n}"' for n in range(len(table.columns)))
-    is_update = statement.verb is Verb.UPDATE
-    joined = " AND ".join(
-        f'o."o${table.place(name)}" = n."n${table.place(name) if is_update else n}"' for n, name in enumerate(table.key)
-    )
+    joined = " AND ".join(f'o."o${place}" = n."n${place}"' for place in table.key_places)
     numbered = f'(SELECT *, (row_number() OVER ())::text AS "n$#" FROM {_NEW})'
     return [f'SELECT n.*, {old}\nFROM {_OLD} AS o LEFT JOIN {numbered} AS n ON {joined}\nORDER BY n."n$#"::int8']
 
@@ -182,7 +234,22 @@ def _insert(statement: Statement, table: Table, parameters: Parameters) -> Flow[
 
 
 def _all(table: Table) -> str:
-    return ", ".join(shown(column) for column in table.columns)
+    return _shown_all(table, "")
+
+
+def _shown_all(table: Table, qualifier: str) -> str:
+    return ", ".join(shown(column, qualifier) for column in table.columns)
+
+
+def _upsert_with_old(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
+    """ON CONFLICT DO UPDATE where RETURNING shows the old row: there is one exactly if it was an update."""
+    done = yield from user_query(statement.returning(f"{_all(table)}, {_shown_all(table, 'old.')}"), parameters)
+    width = len(done.columns) - 2 * len(table.columns)
+    old = width + len(table.columns)
+    imaged = {table.key_of(row[old:]): row[old:] for row in done.rows}
+    rows = [(*row[:old], "false" if None in table.key_of(row[old:]) else "true") for row in done.rows]
+    touched = tuple(_runs(statement, table, rows, width, imaged))
+    return Images(touched, _outcome(statement, done, width, range(len(rows))))
 
 
 def _upsert(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
@@ -198,16 +265,16 @@ def _upsert(statement: Statement, table: Table, parameters: Parameters) -> Flow[
     sql = statement.returning(f"{_all(table)}, (xmax::text <> '0')::text")
     imaged: dict[Key, FullRow] = {}
     for _ in range(_TRIES):
-        yield from query(f"SAVEPOINT {_SAVEPOINT}")
+        yield from postponed(f"SAVEPOINT {_SAVEPOINT}")
         done = yield from user_query(sql, parameters)
         width = len(done.columns) - len(table.columns) - 1
         updated = [table.key_of(row[width:]) for row in done.rows if row[-1] == "true"]
         if all(key in imaged for key in updated):
-            yield from query(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+            yield from postponed(f"RELEASE SAVEPOINT {_SAVEPOINT}")
             outcome = _outcome(statement, done, width, range(len(done.rows)))
             return Images(tuple(_runs(statement, table, done.rows, width, imaged)), outcome)
-        yield from query(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-        yield from query(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+        yield from postponed(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+        yield from postponed(f"RELEASE SAVEPOINT {_SAVEPOINT}")
         imaged |= yield from _locked(table, [key for key in updated if key not in imaged])
     raise ImageMoved
 
@@ -216,7 +283,7 @@ def _runs(
     statement: Statement, table: Table, rows: Sequence[FullRow], width: int, imaged: Mapping[Key, FullRow]
 ) -> list[Touched]:
     """Inserts and updates as they follow each other: undone in reverse, each unique value is free when it is wanted."""
-    only = frozenset(name.lower() for name in statement.set_columns)
+    only = _only(statement)
     touched = []
     for is_update, group in groupby(rows, key=lambda row: row[-1] == "true"):
         after = [row[width:-1] for row in group]

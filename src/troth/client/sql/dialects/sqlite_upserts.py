@@ -1,8 +1,8 @@
 """Images of an INSERT that may change or delete rows that are there already: REPLACE, DO UPDATE (at.md §1).
 
 Which rows those are is found out by trying: inside a savepoint the statement returns the rows that it makes, and is
-taken back; what shares a unique key with one of those is imaged; then the statement runs for good. Nobody else can write in
-between, so it does the same again, or it is refused.
+taken back; what shares a unique key with one of those is imaged; then the statement runs for good. Nobody else can
+write in between, so it does the same again, or it is refused.
 """
 
 from __future__ import annotations

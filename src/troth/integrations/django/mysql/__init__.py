@@ -1,0 +1,1 @@
+"""The database backend `troth.integrations.django.mysql`: see `base`."""
