@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from troth import at
+    from troth import at, xa
     from troth.client.client import Client
     from troth.client.context import XID_HEADER, current_xid, join
     from troth.client.errors import (
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         CommitFailed,
         CoordinatorRefused,
         CoordinatorUnavailable,
+        FloorReached,
         LockConflict,
         NotInitialised,
         NoTransaction,
@@ -31,9 +32,13 @@ if TYPE_CHECKING:
         TrothError,
         VoteNotTaken,
     )
+    from troth.client.global_lock import global_lock
     from troth.client.holder import close, init
+    from troth.client.isolation import Isolation
+    from troth.client.modes.tcc_context import ActionContext
     from troth.client.propagation import Propagation
     from troth.client.settings import ClientSettings
+    from troth.client.tcc import tcc
     from troth.client.transaction import Transaction, arollback_only, global_transaction, rollback_only, transaction
     from troth.inprocess import embedded
 
@@ -41,8 +46,10 @@ if TYPE_CHECKING:
 
 _MODULE_OF: Final = MappingProxyType(
     {
+        "ActionContext": "troth.client.modes.tcc_context",
         "Client": "troth.client.client",
         "ClientSettings": "troth.client.settings",
+        "Isolation": "troth.client.isolation",
         "Propagation": "troth.client.propagation",
         "Transaction": "troth.client.transaction",
         "XID_HEADER": "troth.client.context",
@@ -50,16 +57,19 @@ _MODULE_OF: Final = MappingProxyType(
         "close": "troth.client.holder",
         "current_xid": "troth.client.context",
         "embedded": "troth.inprocess",
+        "global_lock": "troth.client.global_lock",
         "global_transaction": "troth.client.transaction",
         "init": "troth.client.holder",
         "join": "troth.client.context",
         "rollback_only": "troth.client.transaction",
+        "tcc": "troth.client.tcc",
         "transaction": "troth.client.transaction",
         "BranchFailed": "troth.client.errors",
         "ClientClosed": "troth.client.errors",
         "CommitFailed": "troth.client.errors",
         "CoordinatorRefused": "troth.client.errors",
         "CoordinatorUnavailable": "troth.client.errors",
+        "FloorReached": "troth.client.errors",
         "LockConflict": "troth.client.errors",
         "NoTransaction": "troth.client.errors",
         "NotInitialised": "troth.client.errors",
@@ -75,6 +85,7 @@ _MODULE_OF: Final = MappingProxyType(
 
 __all__ = [
     "XID_HEADER",
+    "ActionContext",
     "BranchFailed",
     "Client",
     "ClientClosed",
@@ -82,6 +93,8 @@ __all__ = [
     "CommitFailed",
     "CoordinatorRefused",
     "CoordinatorUnavailable",
+    "FloorReached",
+    "Isolation",
     "LockConflict",
     "NoTransaction",
     "NotInitialised",
@@ -100,17 +113,20 @@ __all__ = [
     "close",
     "current_xid",
     "embedded",
+    "global_lock",
     "global_transaction",
     "init",
     "join",
     "rollback_only",
+    "tcc",
     "transaction",
+    "xa",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name == "at":
-        return import_module("troth.at")
+    if name in ("at", "xa"):
+        return import_module(f"troth.{name}")
     if name == "__version__":
         return version("troth")
     if name not in _MODULE_OF:

@@ -28,6 +28,7 @@ from typing import Any
 from troth.client.drivers.dbapi import Connection
 from troth.client.errors import NotSupported
 from troth.client.flow import ResourceClient
+from troth.client.sql.additive import Floor
 
 __all__ = ["Connection", "check", "connect", "connect_async", "init"]
 
@@ -70,12 +71,20 @@ def _module(name: str) -> Any:
     return import_module(f"troth.client.drivers.{name}")
 
 
-def connect(url: str, *, client: ResourceClient | None = None, **driver_options: Any) -> Any:
+def connect(
+    url: str,
+    *,
+    client: ResourceClient | None = None,
+    additive: Mapping[str, Floor] | None = None,
+    **driver_options: Any,
+) -> Any:
     """The driver's connection under AT, as the driver's own `connect` gives it.
 
     Args:
         url: which database, as SQLAlchemy spells it (see above).
         client: the client to use; None means the process's default one (`troth.init`).
+        additive: hot columns, with the least that must stay in each (None: no floor): `{"stock.count": 0}`. Global
+            transactions that only add to them or take from them share their rows (docs/modes/hot-rows.md).
         **driver_options: as `sqlite3.connect`, `psycopg.connect` … take them (`isolation_level`, `autocommit`, …).
 
     Raises:
@@ -85,10 +94,16 @@ def connect(url: str, *, client: ResourceClient | None = None, **driver_options:
     name = _driver(url).sync
     if name is None:
         raise NotSupported(f"{url.partition(':')[0]} is a driver for asyncio only.", "Use connect_async().")
-    return _module(name).connect(url, client, **driver_options)
+    return _module(name).connect(url, client, **_hot(additive), **driver_options)
 
 
-async def connect_async(url: str, *, client: ResourceClient | None = None, **driver_options: Any) -> Any:
+async def connect_async(
+    url: str,
+    *,
+    client: ResourceClient | None = None,
+    additive: Mapping[str, Floor] | None = None,
+    **driver_options: Any,
+) -> Any:
     """`connect` for coroutines: the asyncio driver's connection under AT. Close it when done.
 
     Raises:
@@ -98,12 +113,22 @@ async def connect_async(url: str, *, client: ResourceClient | None = None, **dri
     name = _driver(url).asyncio
     if name is None:
         raise NotSupported(f"AT has no asyncio driver for {url.partition(':')[0]!r}.", "Use connect() in a thread.")
-    return await _module(name).connect_async(url, client, **driver_options)
+    return await _module(name).connect_async(url, client, **_hot(additive), **driver_options)
 
 
-def init(url: str) -> None:
-    """Make the undo table in the database, if it is not there. Raises NotSupported, or the driver's errors."""
-    _module(_driver(url).table).init(url)
+def _hot(additive: Mapping[str, Floor] | None) -> dict[str, Any]:
+    return {} if additive is None else {"additive": additive}
+
+
+def init(url: str, *, hot_rows: bool = False) -> None:
+    """Make the undo table in the database, if it is not there. Raises NotSupported, or the driver's errors.
+
+    With `hot_rows` also the table that `additive` columns need (see `connect`).
+    """
+    table = _module(_driver(url).table)
+    table.init(url)
+    if hot_rows:
+        table.init_hot_rows(url)
 
 
 def check(url: str) -> list[str]:

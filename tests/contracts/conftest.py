@@ -1,10 +1,14 @@
-"""Every store there is, so that each contract test runs against all of them. A new store adds one line to PLACES."""
+"""Every store there is, so that each contract test runs against all of them. A new store adds one line to PLACES.
+
+Puts this folder on the import path: the histories of test_store_histories are used by other tests as well.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import collections
 import itertools
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +19,8 @@ import pytest
 from troth.stores.memory import MemoryStore
 from troth.stores.store import Store
 from troth.stores.urls import open_store
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 Place = Callable[[], Store]
 """Gives an unopened store over the same remembered things each time: a restart is one more call."""

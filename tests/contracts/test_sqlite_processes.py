@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from troth.core.effects import OpenGlobal
+from troth.core.model import Phase
 from troth.stores.sqlite import SqliteStore
 from troth.stores.store import Batch, Hot, StoreError, StoreInUse
 
@@ -19,14 +20,17 @@ pytestmark = pytest.mark.engines
 
 COMMON = """
 import asyncio, gc, os, signal, sys
-from troth.core.effects import OpenGlobal
+from troth.core.effects import AddBranch, EndGlobal, MarkGlobal, OpenGlobal
+from troth.core.model import BranchType, Cause, Phase
 from troth.stores.sqlite import SqliteStore
+from troth.stores.sqlite_file import connect
+from troth.stores.sqlite_ledger import Folding
 from troth.stores.store import Batch, StoreError
 
 def batch(number):
     return Batch(number, number, [OpenGlobal(f"{number}:{i}", "n" * 300, "a", "g", 1, 2) for i in range(10)])
 
-store = SqliteStore(sys.argv[1])
+store = SqliteStore(sys.argv[1], folding=Folding(writes=35, piece=7, after_s=0.001))
 loop = asyncio.new_event_loop()
 run = loop.run_until_complete
 run(store.open())
@@ -41,6 +45,52 @@ while True:
     run(store.append(batch(last)))
     print(last, flush=True)
 """
+
+# three batches a transaction: begun; two branches and the decision; ended. A window has about 35 writes, so lives begin
+# in one, are folded while they are open, and end in the next
+LIVES_FOR_EVER = """
+def lives(number):
+    writes = [OpenGlobal(f"{number}:{i}", "n", "a", "g", 1, 2) for i in range(5)]
+    if number > 1:
+        for i in range(5):
+            xid = f"{number - 1}:{i}"
+            writes += [AddBranch(xid, n, n, BranchType.AT, "r", "t:1", None, False, "c") for n in (1, 2)]
+            writes += [MarkGlobal(xid, Phase.COMMITTING, Cause.ASKED, False)]
+    if number > 2:
+        writes += [EndGlobal(f"{number - 2}:{i}", Phase.COMMITTED, Cause.ASKED, number) for i in range(5)]
+    return Batch(number, number, writes)
+
+while True:
+    last += 1
+    run(store.append(lives(last)))
+    print(last, flush=True)
+"""
+
+# dies at the given statement of the folding, which is counted from BEGIN
+DIE_IN_A_FOLD = (
+    """
+import sqlite3
+at, counted = int(sys.argv[2]), 0
+
+class Deadly(sqlite3.Connection):
+    def execute(self, sql, *parameters):
+        global counted
+        counted += (counted > 0 or sql.startswith("BEGIN")) and not sql.startswith("INSERT INTO journal")
+        if counted == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().execute(sql, *parameters)
+
+run(store.close())
+store = SqliteStore(
+    sys.argv[1],
+    folding=Folding(writes=35, piece=7, after_s=3600),
+    connect=lambda path: sqlite3.connect(path, isolation_level=None, factory=Deadly),
+)
+run(store.open())
+counted = 0
+"""
+    + LIVES_FOR_EVER
+)
 
 # the child does what could harm: uses the store, closes it, lets it be collected, and ends as an interpreter does
 FORK_AND_GO_ON = """
@@ -77,7 +127,7 @@ print(child, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
-Start = Callable[[str], "subprocess.Popen[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -89,8 +139,8 @@ def path(tmp_path: Path) -> Path:
 def start(path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
-    def run(program: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", COMMON + program, str(path)]
+    def run(program: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", COMMON + program, str(path), *arguments]
         started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         return started[-1]
 
@@ -137,15 +187,60 @@ async def test_every_acknowledged_batch_survives_kill_9(path: Path, start: Start
         for _ in range(5 + 13 * kills):
             acknowledged = int(read_line(writer))
         writer.kill()
-        assert writer.stdout is not None
-        rest = writer.stdout.read().split("\n")  # not communicate(), which loses what readline() has buffered
-        # the last line may have been cut short by the kill
-        acknowledged = max([acknowledged, *(int(line) for line in rest[:-1])])
+        acknowledged = last_line(writer, acknowledged)
         hot = await load(path)
         assert hot.last_batch in (acknowledged, acknowledged + 1)
         assert hot.last_id == hot.last_batch
         expected = {f"{number}:{i}" for number in range(1, hot.last_batch + 1) for i in range(10)}
         assert {tx.xid for tx in hot.transactions} == expected
+
+
+def last_line(writer: subprocess.Popen[str], before: int) -> int:
+    """The last batch that a writer which is dead has acknowledged; its last line may have been cut short."""
+    assert writer.stdout is not None
+    rest = writer.stdout.read().split("\n")  # not communicate(), which loses what readline() has buffered
+    return max([before, *(int(line) for line in rest[:-1])])
+
+
+async def check_lives(path: Path, acknowledged: int) -> None:
+    """Exactly what LIVES_FOR_EVER has written, up to the last batch acknowledged or the one after."""
+    store = SqliteStore(str(path))
+    await store.open()
+    hot = await store.load_hot()
+    last = hot.last_batch
+    assert last in (acknowledged, acknowledged + 1)
+    found = {tx.xid: (tx.phase, sorted(tx.branches)) for tx in hot.transactions}
+    expected = {f"{last}:{i}": (Phase.OPEN, list[int]()) for i in range(5)}
+    if last > 1:
+        expected |= {f"{last - 1}:{i}": (Phase.COMMITTING, [1, 2]) for i in range(5)}
+    assert found == expected
+    page = await store.find_ended(None, 10**6, None)
+    assert len(page.outcomes) == 5 * max(last - 2, 0)
+    assert {outcome.xid for outcome in page.outcomes} == {f"{n}:{i}" for n in range(1, last - 1) for i in range(5)}
+    await store.close()
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.soak)])
+async def test_windows_that_are_being_folded_survive_kill_9(path: Path, start: Start, kills: int) -> None:
+    acknowledged = 0
+    for kill in range(kills):
+        writer = start(LIVES_FOR_EVER)
+        for _ in range(30 + 17 * kill):
+            acknowledged = int(read_line(writer))
+        writer.kill()
+        acknowledged = last_line(writer, acknowledged)
+        await check_lives(path, acknowledged)
+
+
+# a piece is: not flushed, BEGIN, some rows, (forgetting,) COMMIT, flushed again, checked
+@pytest.mark.parametrize(
+    "statement",
+    [2, 9, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 3, 4, 5, 6, 7, 8, 10, 14, 17, 25, 40, 61, 88))],
+)
+async def test_a_death_at_any_statement_of_a_piece_is_survived(path: Path, start: Start, statement: int) -> None:
+    writer = start(DIE_IN_A_FOLD, str(statement))
+    assert writer.wait(timeout=60) == -signal.SIGKILL
+    await check_lives(path, last_line(writer, 0))
 
 
 async def test_a_forked_child_can_neither_use_nor_harm_the_store(path: Path, start: Start) -> None:

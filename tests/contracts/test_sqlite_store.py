@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkGlobal, OpenGlobal, Write
 from troth.core.model import BranchType, Cause, Phase
-from troth.stores import sqlite_reading, sqlite_statements
-from troth.stores.migrations import APPLICATION_ID, Migration, load_migrations
+from troth.stores import sqlite_journal, sqlite_reading, sqlite_statements
+from troth.stores.migrations import APPLICATION_ID, Migration, load_migrations, migrate
 from troth.stores.sqlite import SqliteStore
 from troth.stores.sqlite_file import connect
+from troth.stores.sqlite_ledger import Folding
 from troth.stores.store import Batch, StoreCorrupt, StoreError, StoreInUse, StoreTooNew
 
 
@@ -47,8 +48,10 @@ async def written(path: Path, *writes: Write) -> None:
     await store.close()
 
 
-async def refused(path: Path, error: type[StoreError], match: str) -> None:
-    store = SqliteStore(str(path))
+async def refused(
+    path: Path, error: type[StoreError], match: str, migrations: Sequence[Migration] | None = None
+) -> None:
+    store = SqliteStore(str(path), migrations=migrations)
     with pytest.raises(error, match=match):
         await store.open()
     await store.close()
@@ -183,9 +186,11 @@ async def test_a_truncated_store_is_corrupt(path: Path) -> None:
 
 async def test_a_store_with_a_spoiled_page_is_corrupt(path: Path) -> None:
     await written(path, *(opened(f"x{n}", "n" * 500) for n in range(200)))
+    file = sqlite3.connect(path)
+    (page,) = file.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'global_transaction'").fetchone()
+    file.close()
     content = bytearray(path.read_bytes())
-    start = len(content) // 2 // 4096 * 4096
-    content[start : start + 4096] = os.urandom(4096)
+    content[(page - 1) * 4096 : page * 4096] = os.urandom(4096)
     path.write_bytes(content)
     await refused(path, StoreCorrupt, "damaged")
 
@@ -208,10 +213,14 @@ async def test_facts_that_no_troth_has_written_are_corrupt(path: Path, spoil: st
     theirs.commit()
     theirs.close()
     store = SqliteStore(str(path))
-    await store.open()
     with pytest.raises(StoreCorrupt):
-        await store.load_hot()
+        await load_at_once(store)
     await store.close()
+
+
+async def load_at_once(store: SqliteStore) -> None:
+    await store.open()
+    await store.load_hot()
 
 
 # ---- the schema ----
@@ -233,37 +242,66 @@ async def test_a_newer_store_is_refused_and_left_alone(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-async def test_an_older_store_is_migrated_and_keeps_what_it_knows(path: Path) -> None:
-    first = load_migrations("sqlite")[:1]
-    store = SqliteStore(str(path), migrations=first)
-    await store.open()
-    await store.append(Batch(number=1, last_id=7, writes=[opened("a"), added("a", 1)]))
-    await store.close()
-    later = (
-        *first,
-        Migration(2, "CREATE TABLE resource (name BLOB PRIMARY KEY) WITHOUT ROWID;"),
-        Migration(3, "-- a comment; with a semicolon\nINSERT INTO resource VALUES (x'00'), (x'01');"),
+def of_the_first_schema(path: Path) -> None:
+    """A file as the first version of the schema has it: a transaction, a branch, an outcome, and the counters."""
+    file = sqlite3.connect(path, isolation_level=None)
+    migrate(file, 0, load_migrations("sqlite")[:1])
+    file.executescript(
+        "INSERT INTO global_transaction VALUES (x'61', x'6e', x'61', x'67', 1, 2, 'committing', 'asked', 0, NULL),"
+        " (x'62', x'6e', x'61', x'67', 1, 2, 'committed', 'asked', 0, 3);"
+        "INSERT INTO branch (xid, branch_id, seq, branch_type, resource_id, lock_text, auto_commit, client_id)"
+        " VALUES (x'61', 1, 1, 0, x'72', x'743a31', 0, x'63'); UPDATE cell SET last_batch = 4, last_id = 7;"
     )
-    store = SqliteStore(str(path), migrations=later)
+    file.close()
+
+
+async def test_an_older_store_is_migrated_and_keeps_what_it_knows(path: Path) -> None:
+    of_the_first_schema(path)
+    store = SqliteStore(str(path))
     await store.open()
     hot = await store.load_hot()
+    assert (hot.last_batch, hot.last_id) == (4, 7)
+    (tx,) = hot.transactions
+    assert (tx.xid, tx.phase, tx.branches[1].lock_text) == ("a", Phase.COMMITTING, "t:1")
+    outcome = await store.outcome("b")
+    assert outcome is not None
+    assert outcome.phase is Phase.COMMITTED
+    writes = [DropBranch("a", 1), EndGlobal("a", Phase.COMMITTED, Cause.ASKED, 9)]
+    await store.append(Batch(number=5, last_id=8, writes=writes))
     await store.close()
-    assert ([tx.xid for tx in hot.transactions], hot.last_batch, hot.last_id) == (["a"], 1, 7)
+    await refused(path, StoreTooNew, "schema", migrations=load_migrations("sqlite")[:1])
+
+
+async def test_migrations_are_applied_in_order_and_once(path: Path) -> None:
+    known = load_migrations("sqlite")
+    await written(path, opened("a"))
+    later = (
+        *known,
+        Migration(len(known) + 1, "CREATE TABLE resource (name BLOB PRIMARY KEY) WITHOUT ROWID;"),
+        Migration(len(known) + 2, "-- a comment; with a semicolon\nINSERT INTO resource VALUES (x'00'), (x'01');"),
+    )
+    for _ in range(2):
+        store = SqliteStore(str(path), migrations=later)
+        await store.open()
+        assert [tx.xid for tx in (await store.load_hot()).transactions] == ["a"]
+        await store.close()
     file = sqlite3.connect(path)
-    assert file.execute("PRAGMA user_version").fetchone() == (3,)
+    assert file.execute("PRAGMA user_version").fetchone() == (len(known) + 2,)
     assert file.execute("SELECT count(*) FROM resource").fetchone() == (2,)
     file.close()
-    await refused(path, StoreTooNew, "schema 3")
+    await refused(path, StoreTooNew, f"schema {len(known) + 2}")
 
 
 async def test_a_migration_that_fails_leaves_the_old_version(path: Path) -> None:
     await written(path, opened("a"))
-    broken = (*load_migrations("sqlite"), Migration(2, "CREATE TABLE half (a);"), Migration(3, "NONSENSE;"))
+    known = load_migrations("sqlite")
+    last = len(known)
+    broken = (*known, Migration(last + 1, "CREATE TABLE half (a);"), Migration(last + 2, "NONSENSE;"))
     store = SqliteStore(str(path), migrations=broken)
     with pytest.raises(StoreError, match="syntax error"):
         await store.open()
     file = sqlite3.connect(path)
-    assert file.execute("PRAGMA user_version").fetchone() == (1,)
+    assert file.execute("PRAGMA user_version").fetchone() == (last,)
     assert file.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
     assert file.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'half'").fetchone() == (0,)
     file.close()
@@ -336,7 +374,7 @@ async def test_a_closed_store_leaves_no_log_and_no_process_id(path: Path) -> Non
 # ---- what keeps it fast ----
 
 
-async def test_a_batch_of_many_writes_is_few_statements(path: Path) -> None:
+async def test_a_batch_is_one_statement_and_a_window_few(path: Path) -> None:
     statements: list[str] = []
 
     def traced(name: str) -> sqlite3.Connection:
@@ -344,19 +382,24 @@ async def test_a_batch_of_many_writes_is_few_statements(path: Path) -> None:
         connection.set_trace_callback(lambda sql: statements.append(sql[:40]))
         return connection
 
-    store = SqliteStore(str(path), connect=traced)
+    store = SqliteStore(str(path), connect=traced, folding=Folding(after_s=3600))
     await store.open()
     xids = [f"x{number}" for number in range(256)]
+    statements.clear()
     await store.append(Batch(number=1, last_id=0, writes=[opened(xid) for xid in xids]))
     await store.append(Batch(number=2, last_id=0, writes=[added(xid, 1) for xid in xids]))
-    statements.clear()
-    writes: list[Write] = [MarkGlobal(xid, Phase.COMMITTING, Cause.ASKED, False) for xid in xids[:128]]
-    for xid in xids[128:]:
+    await store.append(
+        Batch(number=3, last_id=0, writes=[MarkGlobal(x, Phase.COMMITTING, Cause.ASKED, False) for x in xids])
+    )
+    assert len(statements) == 3, statements
+    writes: list[Write] = []
+    for xid in xids:
         writes += [DropBranch(xid, 1), EndGlobal(xid, Phase.COMMITTED, Cause.ASKED, 1)]
-    writes += [opened(f"y{xid}") for xid in xids]
-    await store.append(Batch(number=3, last_id=0, writes=writes))
-    # BEGIN, the counters, two chunks of opens, one each of marks, ends and their branches, COMMIT
-    assert len(statements) == 8, statements
+    await store.append(Batch(number=4, last_id=0, writes=writes))
+    statements.clear()
+    await store.load_hot()
+    # what flushes and what does not (3), BEGIN, the outcomes, the journal, the counters, COMMIT; and three questions
+    assert len(statements) == 11, statements
     await store.close()
 
 
@@ -364,12 +407,15 @@ async def test_no_statement_reads_a_whole_table(path: Path) -> None:
     await written(path)
     file = sqlite3.connect(path)
     kinds = [kind for kind in vars(sqlite_statements).values() if isinstance(kind, sqlite_statements.ManyRows)]
-    questions = ("OUTCOME", "NEWEST_ENDED", "NEXT_ENDED", "OLDEST_ENDED", "HOT_GLOBALS")
-    texts = [kind.sql[128] for kind in kinds] + [getattr(sqlite_reading, name) for name in questions]
-    assert len(texts) == 13
+    questions = ("OUTCOME", "NEWEST_ENDED", "NEXT_ENDED", "OLDEST_ENDED", "HOT_GLOBALS", "HIGHEST")
+    texts = [kind.sql[256] for kind in kinds] + [getattr(sqlite_reading, name) for name in questions]
+    texts += [text.format(marks="?, ?, ?") for text in (sqlite_reading.LIVES, sqlite_reading.LIVE_BRANCHES)]
+    texts += [sqlite_journal.DELETE]
+    assert len(texts) == 15
     for text in texts:
         plan = [row[3] for row in file.execute(f"EXPLAIN QUERY PLAN {text}", [None] * text.count("?"))]
-        scans = [step for step in plan if step.startswith(("SCAN branch", "SCAN global_transaction", "SCAN g"))]
+        tables = ("SCAN branch", "SCAN global_transaction", "SCAN g", "SCAN journal")
+        scans = [step for step in plan if step.startswith(tables)]
         assert all("USING INDEX global_transaction_hot" in step for step in scans), (text, plan)
         assert not any("TEMP B-TREE" in step for step in plan), (text, plan)
     file.close()

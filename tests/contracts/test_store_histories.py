@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
-from troth.core.model import BranchType, Cause, Phase, PhaseOne
+from troth.core.model import BranchType, Cause, LockMode, Phase, PhaseOne
 from troth.stores.store import Batch, Store
 
 Place = Callable[[], Store]
@@ -56,7 +56,9 @@ class Reference:
 # prepared once: strategies that are built anew for each step cost more than the stores do
 MARKS = st.tuples(st.sampled_from([phase for phase in Phase if not phase.ended]), st.none() | CAUSES, st.booleans())
 ENDS = st.tuples(st.sampled_from([phase for phase in Phase if phase.ended]), CAUSES, st.integers(0, 5))
-ADDS = st.tuples(st.sampled_from(BranchType), TEXT, LOCKS, OPTIONAL_TEXT, st.booleans(), TEXT)
+ADDS = st.tuples(
+    *(st.sampled_from(BranchType), TEXT, LOCKS, OPTIONAL_TEXT, st.booleans(), TEXT, st.sampled_from(LockMode))
+)
 BRANCH_MARKS = st.tuples(
     *(st.sampled_from(PhaseOne), OPTIONAL_TEXT, st.integers(0, 9), st.booleans()),
     *(OPTIONAL_TEXT, OPTIONAL_TEXT, st.none() | TIME, st.none() | TIME),

@@ -49,6 +49,7 @@ class Ledger:
                     write.application_data,
                     write.auto_commit,
                     write.client_id,
+                    lock_mode=write.lock_mode,
                 )
             case fx.MarkBranch():
                 branch = self.open[write.xid].branches[write.branch_id]
@@ -69,13 +70,15 @@ class Ledger:
 
     def _copy(self, tx: Global) -> Global:
         branches = {key: msgspec.structs.replace(branch) for key, branch in tx.branches.items()}
-        return msgspec.structs.replace(tx, branches=branches, waiting={}, listeners=[], hot_wait_spent_ms={})
+        return msgspec.structs.replace(
+            tx, branches=branches, waiting={}, reservations={}, listeners=[], hot_wait_spent_ms={}
+        )
 
 
 def durable(tx: Global) -> tuple[object, ...]:
     """The facts of `tx` that must survive a restart."""
     branches = tuple(
-        (b.branch_id, b.seq, b.branch_type, b.resource_id, b.keys, b.application_data, b.client_id)
+        (b.branch_id, b.seq, b.branch_type, b.resource_id, b.keys, b.application_data, b.client_id, b.lock_mode)
         for b in sorted(tx.branches.values(), key=lambda b: b.seq)
     )
     fates = {

@@ -19,11 +19,13 @@ from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.due import due_ms
 from troth.core.events import CallResult
-from troth.core.model import Branch, BranchType, Global, Phase, PhaseOne, RowKey, Verb
+from troth.core.model import Branch, BranchType, Global, LockMode, Phase, PhaseOne, RowKey, Verb
+from troth.core.rowkeys import parse_lock_text
 
 LOCKS = st.lists(st.sampled_from(["a:1", "a:2", "b:x_y"]), max_size=2, unique=True).map(";".join)
 RESOURCES = st.sampled_from([MYSQL, MYSQL, SQLITE])
 INDEX = st.integers(0, 3)
+LOCK_MODE = st.sampled_from([LockMode.EXCLUSIVE, LockMode.EXCLUSIVE, LockMode.ADD, LockMode.ADD])
 RESULT = st.sampled_from([CallResult.DONE, CallResult.DONE, *CallResult])
 CHANNEL = st.sampled_from(["channel-1", "channel-2"])
 
@@ -31,7 +33,7 @@ CHANNEL = st.sampled_from(["channel-1", "channel-2"])
 def plainly_due_ms(tx: Global) -> int | None:
     """`due_ms` as it is meant: the earliest of everything that a look at all the facts shows."""
     if tx.phase is Phase.OPEN:
-        return min([tx.deadline_ms, *(w.until_ms for w in tx.waiting.values())])
+        return min([tx.deadline_ms, *(w.until_ms for w in [*tx.waiting.values(), *tx.reservations.values()])])
     times = [listener.until_ms for listener in tx.listeners]
     times += [branch.answer_due_ms for branch in tx.branches.values() if branch.answer_due_ms is not None]
     for branch in plain_front(tx):
@@ -65,9 +67,21 @@ class CellMachine(RuleBasedStateMachine):
     def begin(self, timeout_ms: int) -> None:
         self.known.append(self.world.begin(timeout_ms=timeout_ms))
 
-    @rule(index=INDEX, locks=LOCKS, resource=RESOURCES, wait=st.booleans(), channel=CHANNEL)
-    def register(self, index: int, locks: str, resource: str, wait: bool, channel: str) -> None:
-        _, ask = self.world.register(self.xid(index), locks, resource=resource, may_wait=wait, channel=channel)
+    @rule(index=INDEX, locks=LOCKS, resource=RESOURCES, wait=st.booleans(), channel=CHANNEL, mode=LOCK_MODE)
+    def register(self, index: int, locks: str, resource: str, wait: bool, channel: str, mode: LockMode) -> None:
+        _, ask = self.world.register(
+            self.xid(index), locks, resource=resource, may_wait=wait, channel=channel, lock_mode=mode
+        )
+        self.asked.append(ask)
+
+    @rule(index=INDEX, locks=LOCKS, wait=st.sampled_from([True, True, False]), channel=CHANNEL, mode=LOCK_MODE)
+    def wait_cold(self, index: int, locks: str, wait: bool, channel: str, mode: LockMode) -> None:
+        self.asked.append(self.world.wait(self.xid(index), locks, channel=channel, lock_mode=mode, may_wait=wait))
+
+    @rule(index=INDEX, locks=LOCKS)
+    def look_at_rows(self, index: int, locks: str) -> None:
+        ask = Ask("query")
+        self.world.send(ev.LockQuery(self.xid(index), parse_lock_text(MYSQL, locks), ask))
         self.asked.append(ask)
 
     @rule(index=INDEX, resource=st.sampled_from(["reserve", "pay"]))
@@ -150,14 +164,46 @@ class CellMachine(RuleBasedStateMachine):
 
     @invariant()
     def locks_are_derived_from_live_branches(self) -> None:
-        live: dict[RowKey, str] = {}
+        live: dict[RowKey, dict[str, set[LockMode]]] = {}
         for tx in self.world.cell.transactions.values():
-            if tx.phase is Phase.COMMITTING:
-                continue
-            for branch in tx.branches.values():
-                for key in branch.keys:
-                    assert live.setdefault(key, tx.xid) == tx.xid, "two transactions hold one row"
-        assert dict(self.world.cell.locks.rows()) == live
+            kept = [reservation.wait for reservation in tx.reservations.values()]
+            branches = [] if tx.phase is Phase.COMMITTING else list(tx.branches.values())
+            for holder in [*branches, *kept]:
+                for key in holder.keys:
+                    live.setdefault(key, {}).setdefault(tx.xid, set()).add(holder.lock_mode)
+        for holders in live.values():
+            alone = [xid for xid, modes in holders.items() if LockMode.EXCLUSIVE in modes]
+            assert not alone or len(holders) == 1, "who holds a row exclusively holds it alone"
+        held = list(self.world.cell.locks.rows())
+        assert len(held) == len(set(held))
+        assert set(held) == {(key, xid) for key, holders in live.items() for xid in holders}
+
+    @invariant()
+    def nobody_waits_for_nothing(self) -> None:
+        locks = self.world.cell.locks
+        for tx in self.world.cell.transactions.values():
+            for waiting in tx.waiting.values():
+                assert locks.blockers(waiting.register), f"{waiting.register} could have its rows"
+
+    @invariant()
+    def nobody_waits_in_a_ring(self) -> None:
+        locks, left = self.world.cell.locks, dict(self.world.cell.transactions)
+        while left:
+            ends = [
+                xid
+                for xid, tx in left.items()
+                if not any(other in left for one in tx.waiting.values() for other in locks.blockers(one.register))
+            ]
+            assert ends, f"each of {list(left)} waits for another of them"
+            for xid in ends:
+                del left[xid]
+
+    @invariant()
+    def reservations_are_short_and_of_open_transactions(self) -> None:
+        for tx in self.world.cell.transactions.values():
+            for reservation in tx.reservations.values():
+                assert tx.phase is Phase.OPEN
+                assert self.world.now < reservation.until_ms <= self.world.now + self.world.rules.hot_wait_ms
 
     @invariant()
     def a_decision_is_never_changed(self) -> None:

@@ -16,7 +16,18 @@ from troth.core.model import Phase, PhaseOne
 
 ROOT = Path(__file__).parents[2]
 
-EXTERNAL = (ev.Register, ev.Report, ev.Vote, ev.Commit, ev.Rollback, ev.Status, ev.Answered, ev.Due, ev.Retry)
+EXTERNAL = (
+    ev.Register,
+    ev.LockWait,
+    ev.Report,
+    ev.Vote,
+    ev.Commit,
+    ev.Rollback,
+    ev.Status,
+    ev.Answered,
+    ev.Due,
+    ev.Retry,
+)
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -31,6 +42,7 @@ def every_question(world: World, xid: str) -> None:
     for kind in (ev.Status, ev.Vote, ev.Commit, ev.Rollback):
         world.ask(kind, xid)
     world.register(xid, "t:9")
+    world.wait(xid, "t:9")
     world.report(xid, 1)
     world.due(xid)
 
@@ -47,23 +59,27 @@ def phase_one(world: World) -> None:
     world.send(ev.ChannelClosed(channel))
     world.report(one, branch, PhaseOne.DONE)
     world.report(one, 4711)
+    world.wait(three, "t:3", channel=channel)
+    world.send(ev.ChannelClosed(channel))
     for kind in (ev.Status, ev.Retry, ev.Vote):
         world.ask(kind, one)
     world.send(ev.Answered(one, branch, None, 1, CallResult.DONE))  # type: ignore[arg-type]
 
 
 def decisions(world: World) -> None:
-    for how in ("commit", "rollback", "vote", "failed", "late commit", "late register", "timeout"):
+    for how in ("commit", "rollback", "vote", "failed", "late commit", "late register", "late wait", "timeout"):
         xid = world.begin(timeout_ms=1_000)
         branch = world.branch(xid, f"t:{how}")
         if how == "vote":
             world.ask(ev.Vote, xid)
         if how == "failed":
             world.report(xid, branch)
-        if how in ("late commit", "late register", "timeout"):
+        if how in ("late commit", "late register", "late wait", "timeout"):
             world.now += 1_000
         if how == "late register":
             world.register(xid, "t:2")
+        elif how == "late wait":
+            world.wait(xid, "t:2")
         elif how == "timeout":
             world.due(xid)
         else:

@@ -10,7 +10,7 @@ from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.cell import Cell
 from troth.core.decision import Decision
-from troth.core.model import BranchType, PhaseOne, Verb
+from troth.core.model import BranchType, LockMode, PhaseOne, Verb
 from troth.core.retry import Backoff
 from troth.core.rowkeys import parse_lock_text
 from troth.core.rules import Rules
@@ -83,6 +83,7 @@ class World:
         auto_commit: bool = True,
         channel: object = None,
         mode: BranchType = BranchType.AT,
+        lock_mode: LockMode = LockMode.EXCLUSIVE,
     ) -> tuple[int, Ask]:
         branch_id = self.next_id()
         ask = Ask(f"register {branch_id} of {xid}")
@@ -100,9 +101,27 @@ class World:
                 channel,
                 may_wait,
                 ask,
+                lock_mode,
             )
         )
         return branch_id, ask
+
+    def wait(
+        self,
+        xid: str,
+        locks: str,
+        *,
+        resource: str = MYSQL,
+        channel: object = None,
+        lock_mode: LockMode = LockMode.EXCLUSIVE,
+        may_wait: bool = True,
+    ) -> Ask:
+        """A cold wait."""
+        number = self.next_id()
+        ask = Ask(f"wait {number} of {xid}")
+        keys = parse_lock_text(resource, locks)
+        self.send(ev.LockWait(xid, number, resource, locks, keys, channel, may_wait, ask, lock_mode))
+        return ask
 
     def branch(self, xid: str, locks: str, *, resource: str = MYSQL, mode: BranchType = BranchType.AT) -> int:
         branch_id, ask = self.register(xid, locks, resource=resource, mode=mode)

@@ -157,6 +157,7 @@ class Life:
 
     async def open(self) -> None:
         logging.getLogger("troth").addHandler(self._errors)
+        self._level = logging.getLogger("troth").level
         logging.getLogger("troth").setLevel(logging.ERROR)  # warnings name each dropped connection: not here
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self._raised.append(str(context)))
@@ -174,6 +175,7 @@ class Life:
 
     async def close(self) -> None:
         logging.getLogger("troth").removeHandler(self._errors)
+        logging.getLogger("troth").setLevel(self._level)
         await self.coordinator.stop()
 
     def _client(self, mutator: Mutator | None = None) -> Client:

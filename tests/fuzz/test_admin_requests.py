@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import secrets
 import socket
@@ -71,6 +72,9 @@ def draw(chance: random.Random) -> bytes:
     return request
 
 
+CLOSED = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
+
+
 def exchange(port: int, request: bytes) -> bytes:
     """The first line of the answer; empty if it just closed. A broken request may wait for more: its writer ends."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -78,7 +82,9 @@ def exchange(port: int, request: bytes) -> bytes:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
             answer = connection.recv(4096)
-        except (ConnectionResetError, BrokenPipeError):
+        except OSError as error:
+            if error.errno not in CLOSED:
+                raise
             return b""
     return answer.partition(b"\r\n")[0]
 

@@ -43,6 +43,7 @@ def test_an_open_transaction_with_its_branches(coordinator: CoordinatorProcess, 
         "resource_id": "jdbc:view",
         "status": "Registered",
         "lock_keys": "t:1,2;u:a_b",
+        "lock_mode": "exclusive",
         "attempts": 0,
         "next_due": None,
         "last_error": None,
@@ -168,6 +169,9 @@ def test_openapi_document_names_every_route(coordinator: CoordinatorProcess) -> 
         "/api/transactions",
         "/api/transactions/{xid}",
         "/api/transactions/{xid}/retry",
+        "/api/transactions/{xid}/images",
+        "/api/transactions/{xid}/branches/{branch_id}/resolve",
+        "/api/audit",
     }
     text = json.dumps(document)
     schemas = document["components"]["schemas"]

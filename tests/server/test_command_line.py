@@ -9,7 +9,7 @@ import pytest
 import troth.cli.main
 from troth.cli.tables import table
 
-COMMANDS = ("serve", "demo", "ls", "inspect", "retry", "config", "at", "undo", "wire")
+COMMANDS = ("serve", "demo", "ls", "inspect", "retry", "resolve", "audit", "config", "at", "tcc", "xa", "undo", "wire")
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

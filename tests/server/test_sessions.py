@@ -4,7 +4,7 @@ import pytest
 
 from troth.core.effects import Call
 from troth.core.events import CallResult
-from troth.core.model import BranchType, Verb
+from troth.core.model import BranchType, LockMode, Verb
 from troth.server.outbound.seata import CallsOut, answered, unanswered
 from troth.server.sessions import Channel, ClientName, Sessions
 from troth.wire.seata.enums import BranchStatus, ResultCode
@@ -60,6 +60,19 @@ def test_the_newest_of_equals_is_preferred() -> None:
     sessions.add_resources(old, ["jdbc:x"])
     sessions.add_resources(new, ["jdbc:x"])
     assert sessions.find(call("shop:10.0.0.1:9")) is new
+
+
+def test_additions_go_to_who_knows_lock_modes_only() -> None:
+    """Their undo logs hold deltas, which a Java client would not understand."""
+    sessions = Sessions()
+    java, ours = channel("java", "10.0.0.1", 1), channel("ours", "10.0.0.9", 2)
+    ours.waits_cold = True
+    sessions.add_resources(java, ["jdbc:x"])
+    addition = Call("h:1:2", 7, BranchType.AT, "jdbc:x", None, "java:10.0.0.1:1", Verb.COMMIT, 1, LockMode.ADD)
+    assert sessions.find(addition) is None
+    sessions.add_resources(ours, ["jdbc:x"])
+    assert sessions.find(addition) is ours
+    assert sessions.find(call("java:10.0.0.1:1")) is java
 
 
 def test_a_resource_belongs_to_the_application_that_registered_it() -> None:

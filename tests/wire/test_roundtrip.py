@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from msgspec.structs import fields as fields_of
 from msgspec.structs import replace
 
+from troth.wire.seata import lock_wait
 from troth.wire.seata import messages as m
 from troth.wire.seata.bodies import LAYOUTS
 from troth.wire.seata.connection import Connection
@@ -22,13 +23,14 @@ from troth.wire.seata.envelope import Frame
 from troth.wire.seata.frame import decode_frame, encode_frame
 from troth.wire.seata.json import fields_to_message, frame_to_object, message_to_fields, object_to_frame
 from troth.wire.seata.layouts import DEFAULT_SAVE_DAYS, SEATA_VERSION
+from troth.wire.seata.lock_wait import LOCK_LAYOUTS, RowLockMode
 
 CONTAINERS = (m.MergedWarpMessage, m.MergeResultMessage, m.BatchResultMessage)
 RESULTS = (m.TransactionResponse, m.RegisterResponse)
-SINGLE = [layout.message for layout in LAYOUTS.values() if layout.message not in CONTAINERS]
+SINGLE = [layout.message for layout in (*LAYOUTS.values(), *LOCK_LAYOUTS) if layout.message not in CONTAINERS]
 RESULT = [kind for kind in SINGLE if issubclass(kind, RESULTS)]
 
-BITS = {"timeout_ms": 32, "save_days": 16, "branch_id": 64}
+BITS = {"timeout_ms": 32, "keep_ms": 32, "save_days": 16, "branch_id": 64}
 texts = st.none() | st.text(max_size=60)
 BY_TYPE = {
     str | None: texts,
@@ -38,6 +40,7 @@ BY_TYPE = {
     GlobalStatus: st.sampled_from(GlobalStatus),
     GlobalStatus | None: st.none() | st.sampled_from(GlobalStatus),
     ResultCode: st.sampled_from(ResultCode),
+    RowLockMode: st.sampled_from(RowLockMode),
     ResultCode | None: st.none() | st.sampled_from(ResultCode),
     TransactionExceptionCode: st.sampled_from(TransactionExceptionCode),
 }
@@ -159,6 +162,7 @@ def test_any_cut_gives_the_same_frames(frames: list[Frame], data: st.DataObject)
 
 
 def test_every_message_type_is_drawn() -> None:
+    known = [*vars(m).values(), *vars(lock_wait).values()]
     assert {*SINGLE, *CONTAINERS, m.HeartbeatMessage} == {
-        kind for kind in vars(m).values() if isinstance(kind, type) and "TYPE_CODE" in vars(kind)
+        kind for kind in known if isinstance(kind, type) and "TYPE_CODE" in vars(kind)
     }

@@ -20,13 +20,18 @@ _SHOWN_SQL = 100
 
 
 @app.command()
-def init(url: str = _URL) -> None:
+def init(
+    url: str = _URL,
+    hot_rows: Annotated[
+        bool, typer.Option("--hot-rows", help="Make the table troth_hot_rows, too, which `additive` columns need.")
+    ] = False,
+) -> None:
     """Make the table undo_log, if it is not there. Exit status 1 if that fails."""
     try:
-        at.init(url)
+        at.init(url, hot_rows=hot_rows)
     except Exception as error:  # every driver has errors of its own; all are said in one line
         raise _failed(url, error) from error
-    typer.echo(f"{_shown(url)}: undo_log is there")
+    typer.echo(f"{_shown(url)}: undo_log is there{' and troth_hot_rows' if hot_rows else ''}")
 
 
 @app.command()

@@ -16,6 +16,10 @@ from troth.demo.run import run
 from troth.demo.scenario import FailAt
 from troth.demo.servers.install import command, missing
 from troth.demo.servers.plan import Kind, ServersMissing
+from troth.demo.tcc import run as run_transfers
+from troth.demo.tcc_faults import Fault
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Db(StrEnum):
@@ -30,7 +34,9 @@ _SERVERS: Final = MappingProxyType({Db.POSTGRES: Kind.POSTGRES, Db.MYSQL: Kind.M
 _DRIVERS: Final = MappingProxyType({Db.POSTGRES: "psycopg", Db.MYSQL: "pymysql"})
 
 
+@app.callback(invoke_without_command=True)
 def demo(
+    context: typer.Context,
     db: Annotated[
         Db, typer.Option(help="The database of each service: files, or those of a private server.")
     ] = Db.SQLITE,
@@ -52,6 +58,8 @@ def demo(
     Starts a coordinator, three services over HTTP (account, stock, order), each with its own database, and a business
     process that calls them. Exit status 0 only if the rows in the databases are right at the end.
     """
+    if context.invoked_subcommand is not None:
+        return
     _check_installed(db)
     both_ends = (FailAt.NONE, FailAt.AFTER_ALL)
     fail_ats = (fail_at,) if fail_at is not None else both_ends[: 1 if json else 2]
@@ -60,6 +68,36 @@ def demo(
     except ServersMissing as error:
         typer.echo(f"the demo could not start its database server: {error}", err=True)
         raise typer.Exit(1) from error
+    except ChildFailed as error:
+        typer.echo(f"the demo failed: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted; everything is stopped and removed", err=True)
+        raise typer.Exit(130) from None
+    if json:
+        typer.echo(msgspec.json.encode(results[-1]).decode("utf-8"))
+    raise typer.Exit(0 if all(result.ok for result in results) else 1)
+
+
+@app.command()
+def tcc(
+    fault: Annotated[
+        Fault | None, typer.Option(help="What goes wrong, once. Without it everything is shown, one after the other.")
+    ] = None,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Standard output is one JSON object; the story goes to standard error."),
+    ] = False,
+) -> None:
+    """Transfer money from one bank to another by try, confirm and cancel, while something goes wrong.
+
+    Starts a coordinator and two banks over HTTP, each with its own database. Exit status 0 only if no money is lost,
+    none is frozen, and each step has been done as often as it must. With --json and no --fault it is `none`.
+    """
+    _check_installed(Db.SQLITE)
+    faults = (fault,) if fault is not None else (Fault.NONE,) if json else tuple(Fault)
+    try:
+        results = run_transfers(faults, out=sys.stderr if json else sys.stdout)
     except ChildFailed as error:
         typer.echo(f"the demo failed: {error}", err=True)
         raise typer.Exit(1) from error

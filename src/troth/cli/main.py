@@ -17,14 +17,16 @@ class Commands(LazyGroup):
     entries = MappingProxyType(
         {
             "serve": Entry("troth.cli.serve", "serve", "Run a coordinator.", "server"),
-            "demo": Entry(
-                "troth.cli.demo", "demo", "Watch a purchase over three services and three databases.", "demo"
-            ),
+            "demo": Entry("troth.cli.demo", "app", "Watch a purchase over three services and three databases.", "demo"),
             "ls": Entry("troth.cli.transactions", "ls", "List the transactions of a coordinator."),
             "inspect": Entry("troth.cli.transactions", "inspect", "Show one transaction: its branches, rows, errors."),
             "retry": Entry("troth.cli.transactions", "retry", "Ask a transaction's branches again, now."),
+            "resolve": Entry("troth.cli.resolve", "resolve", "End a frozen AT branch as you decide, row by row."),
+            "audit": Entry("troth.cli.resolve", "audit", "List what operators have decided."),
             "config": Entry("troth.cli.config", "config", "Show every setting, its value, its source.", "server"),
             "at": Entry("troth.cli.at", "app", "Prepare a database for AT, or check it."),
+            "tcc": Entry("troth.cli.tcc", "app", "Prepare a database for the fence of TCC, check it, clean it up."),
+            "xa": Entry("troth.cli.xa", "app", "List what XA has prepared in a database; end orphans."),
             "undo": Entry("troth.cli.undo", "app", "Translate undo logs between Seata's format and JSON."),
             "wire": Entry("troth.cli.wire", "app", "Translate Seata's frames between hex and JSON."),
         }

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
+from troth.cli.admin_door import DEFAULT_ADMIN, LONG_PATIENCE_S, Admin, AsJson, Xid, ask, of_transaction
+from troth.cli.images import images_text
+from troth.cli.looking import look_directly
 from troth.cli.tables import table
 
 _PAGE = 100
-_PATIENCE_S = 10.0
-
-Admin = Annotated[
-    str,
-    typer.Option("--admin", envvar="TROTH_ADMIN", metavar="URL", help="The coordinator's admin door."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON as the admin door gives it.")]
-Xid = Annotated[str, typer.Argument(metavar="XID", help="The transaction's id, as `troth ls` shows it.")]
-DEFAULT_ADMIN = "http://127.0.0.1:7091"
 
 
 def ls(
@@ -56,11 +47,28 @@ def ls(
     )
 
 
-def inspect(xid: Xid, admin: Admin = DEFAULT_ADMIN, as_json: AsJson = False) -> None:
-    """Show one transaction: how it stands and why, each branch with its rows, attempts and last error."""
-    tx = _ask(admin, f"/api/transactions/{urllib.parse.quote(xid)}")
+def inspect(
+    xid: Xid,
+    images: Annotated[
+        bool, typer.Option("--images", help="Show before / after / now also where no branch is in trouble.")
+    ] = False,
+    db: Annotated[
+        str | None,
+        typer.Option("--db", metavar="URL", help="Read undo rows and rows there, over a connection of our own."),
+    ] = None,
+    admin: Admin = DEFAULT_ADMIN,
+    as_json: AsJson = False,
+) -> None:
+    """Show one transaction: how it stands and why, each branch with its rows, attempts and last error.
+
+    Of AT branches in trouble also every row before, after and now, column by column, the SQL that a rollback would run
+    (nothing of it is run), who waits for the rows, and the next step. The coordinator has no images: it asks a client
+    that serves the database. Where that is a Java client, name the database by --db, which locks each row for a moment.
+    """
+    tx = ask(admin, of_transaction(xid))
+    shown = _images(admin, tx, db, wanted=images)
     if as_json:
-        typer.echo(json.dumps(tx, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(tx if shown is None else {**tx, "images": shown}, indent=2, ensure_ascii=False))
         return
     facts = [
         ("xid", tx["xid"]),
@@ -76,13 +84,26 @@ def inspect(xid: Xid, admin: Admin = DEFAULT_ADMIN, as_json: AsJson = False) -> 
     typer.echo("\n".join(f"{name:<12} {value}" for name, value in facts))
     for branch in tx["branches"]:
         typer.echo(_branch_text(branch))
+    for branch in shown or ():
+        typer.echo(images_text(branch))
     for waiting in tx["waiting"]:
         typer.echo(f"\nwaits for rows of {waiting['resource_id']}: {waiting['lock_keys']}")
 
 
+def _images(admin: str, tx: dict[str, Any], db: str | None, *, wanted: bool) -> list[dict[str, Any]] | None:
+    """What the AT branches look like; None where nobody wants to know."""
+    at_branches = [branch for branch in tx["branches"] if branch["branch_type"] == "AT"]
+    in_trouble = any(branch["last_error"] for branch in at_branches)
+    if not at_branches or not (wanted or in_trouble or db):
+        return None
+    found = ask(admin, of_transaction(tx["xid"], "/images"), patience_s=LONG_PATIENCE_S)
+    branches: list[dict[str, Any]] = found["branches"]
+    return branches if db is None else [look_directly(db, tx["xid"], branch) for branch in branches]
+
+
 def retry(xid: Xid, admin: Admin = DEFAULT_ADMIN, as_json: AsJson = False) -> None:
     """Ask the branches of a decided transaction again now, also those that have refused for good."""
-    answer = _ask(admin, f"/api/transactions/{urllib.parse.quote(xid)}/retry", method="POST")
+    answer = ask(admin, of_transaction(xid, "/retry"), method="POST")
     if as_json:
         typer.echo(json.dumps(answer))
     else:
@@ -96,40 +117,12 @@ def _pages(admin: str, status: str | None, limit: int) -> Iterator[dict[str, Any
     while left > 0:
         query = {"limit": str(min(left, _PAGE)), "status": status, "cursor": cursor}
         parameters = urllib.parse.urlencode({key: value for key, value in query.items() if value is not None})
-        page = _ask(admin, f"/api/transactions?{parameters}")
+        page = ask(admin, f"/api/transactions?{parameters}")
         yield from page["transactions"]
         left -= len(page["transactions"])
         cursor = page["cursor"]
         if cursor is None:
             return
-
-
-def _ask(admin: str, path: str, method: str = "GET") -> dict[str, Any]:
-    """The JSON answer; a refusal or no answer becomes one sentence and exit status 1."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # an HTTP proxy does not know this door
-    try:
-        request = urllib.request.Request(admin.rstrip("/") + path, method=method)
-        with opener.open(request, timeout=_PATIENCE_S) as answer:
-            decoded: dict[str, Any] = json.load(answer)
-            return decoded
-    except urllib.error.HTTPError as error:
-        _give_up(_reason(error))
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        _give_up(f"no coordinator answers at {admin} ({reason}); is `troth serve` running? Its admin door is --admin")
-    raise AssertionError("unreachable")
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    try:
-        return str(json.load(error)["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"the admin door answered {error.code} {error.reason}"
-
-
-def _give_up(sentence: str) -> None:
-    typer.echo(f"troth: {sentence}", err=True)
-    raise typer.Exit(1)
 
 
 def _age(since_ms: int) -> str:

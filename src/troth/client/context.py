@@ -11,6 +11,8 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from troth.client.isolation import CHECK_ONLY, Isolation
+
 log = logging.getLogger(__name__)
 
 XID_HEADER: Final = "TX_XID"
@@ -23,6 +25,20 @@ def current_xid() -> str | None:
     """The xid of the global transaction that this thread or task works in, or None."""
     scope = _SCOPE.get()
     return None if scope is None else scope.xid
+
+
+def work_xid() -> str | None:
+    """For whom a connection under AT works now: an xid, `CHECK_ONLY` under a global lock without one, None: nobody."""
+    scope = _SCOPE.get()
+    if scope is None:
+        return None
+    return CHECK_ONLY if scope.xid is None and scope.global_lock else scope.xid
+
+
+def reads_committed() -> bool:
+    """Whether plain SELECTs on connections under AT must show committed rows only."""
+    scope = _SCOPE.get()
+    return scope is not None and scope.isolation is Isolation.READ_COMMITTED and work_xid() is not None
 
 
 class LocalWork(Protocol):
@@ -48,14 +64,18 @@ class Join:
     """`with join(xid): …` (also `async with`): work inside as a participant of the global transaction `xid`.
 
     It neither begins nor ends the transaction: that is its owner's business. `None` means: outside of any transaction.
+    `isolation` is that of the scope around if it is not given and that one is of the same transaction. With
+    `global_lock` and no xid, local transactions check the rows they write, and take no part in anything.
     """
 
-    __slots__ = ("_token", "_watched", "xid")
+    __slots__ = ("_token", "_watched", "global_lock", "isolation", "xid")
 
-    def __init__(self, xid: str | None) -> None:
+    def __init__(self, xid: str | None, isolation: Isolation | str | None = None, *, global_lock: bool = False) -> None:
         if xid == "":
             raise ValueError("an xid is not empty; use None to work outside of any transaction")
         self.xid = xid
+        self.isolation = None if isolation is None else Isolation(isolation)
+        self.global_lock = global_lock
         self._token: Token[Join | None] | None = None
         self._watched: dict[int, LocalWork] = {}
 
@@ -75,6 +95,9 @@ class Join:
     def __enter__(self) -> Self:
         if self._token is not None:
             raise RuntimeError("this scope is entered already: make one join(...) per `with`")
+        around = _SCOPE.get()
+        if self.isolation is None and around is not None and around.xid == self.xid:
+            self.isolation = around.isolation
         self._token = _SCOPE.set(self)
         return self
 
@@ -84,8 +107,11 @@ class Join:
         token, self._token = self._token, None
         if token is None:
             return
+        left = _SCOPE.get()
         try:
             _SCOPE.reset(token)
+            if left is not self and left is not None:
+                log.warning("a scope of xid %s was entered inside one of xid %s and never left", left.xid, self.xid)
         except ValueError:
             # Entered in another Context (a generator that two tasks step): what is seen here is a copy, so only our own
             # value may be taken back.
@@ -113,6 +139,6 @@ class Join:
         self.__exit__(kind, error, trace)
 
 
-def join(xid: str | None) -> Join:
-    """A scope in which `current_xid()` is `xid`; see `Join`."""
-    return Join(xid)
+def join(xid: str | None, isolation: Isolation | str | None = None) -> Join:
+    """A scope in which `current_xid()` is `xid`; see `Join`. `isolation` says what plain SELECTs inside show."""
+    return Join(xid, isolation)

@@ -8,6 +8,7 @@ Two families matter to a caller. Where the outcome is *known*, the class says it
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -119,6 +120,34 @@ class LockConflict(BranchFailed):
         self.key = key
         self.holder = holder
         self.age = age
+
+
+class FloorReached(BranchFailed):
+    """An additive statement would take more from a hot row than may be taken now.
+
+    `key` is the row (`table:pk`), `value` what `column` had, `reserved` what open global transactions have added to it
+    and may yet take back, `wanted` what the statement takes, `floor` the least that must stay. Where `may_pass`, only
+    what is reserved stands in the way: tried again when those have ended, the statement may go.
+    """
+
+    def __init__(
+        self, *, key: str, column: str, floor: Decimal, value: Decimal, reserved: Decimal, wanted: Decimal
+    ) -> None:
+        open_part = f", of which {reserved:f} are open increments of others" if reserved else ""
+        super().__init__(
+            f"{key}: {column} is {value:f}{open_part}; {wanted:f} cannot be taken, since {floor:f} must stay"
+        )
+        self.key = key
+        self.column = column
+        self.floor = floor
+        self.value = value
+        self.reserved = reserved
+        self.wanted = wanted
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the statement may go once the open increments are committed."""
+        return self.value - self.wanted >= self.floor
 
 
 class NotSupported(TrothError):

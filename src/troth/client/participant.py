@@ -14,7 +14,9 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 
-from troth.client.flow import ResourceHandler
+import msgspec
+
+from troth.client.flow import InquiryHandler, ResourceHandler
 from troth.client.links.link import Reply
 from troth.client.settings import ClientSettings
 from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode, TransactionExceptionCode
@@ -26,6 +28,7 @@ from troth.wire.seata.messages import (
     Message,
     UndoLogDeleteRequest,
 )
+from troth.wire.seata.private import BranchInquiryRequest, BranchInquiryResponse, BranchReport, Inquiry
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ _UNDONE_KEPT = 1000
 
 ResourceKey = tuple[BranchType, str]
 BranchKey = tuple[str | None, int]
-PhaseTwoRequest = BranchCommitRequest | BranchRollbackRequest | UndoLogDeleteRequest
+PhaseTwoRequest = BranchCommitRequest | BranchRollbackRequest | UndoLogDeleteRequest | BranchInquiryRequest
 
 
 def later(request: BranchCommitRequest | BranchRollbackRequest, reason: str) -> Message:
@@ -65,8 +68,15 @@ def _refuse(request: PhaseTwoRequest, reply: Reply, reason: str) -> None:
 
 
 def _put_off(request: PhaseTwoRequest, reply: Reply, reason: str) -> None:
-    if not isinstance(request, UndoLogDeleteRequest):
+    if isinstance(request, BranchInquiryRequest):
+        reply(reported(request, BranchReport("unknown", problem=reason)))
+    elif not isinstance(request, UndoLogDeleteRequest):
         reply(later(request, reason))
+
+
+def reported(request: BranchInquiryRequest, report: BranchReport) -> Message:
+    """The answer to an inquiry."""
+    return BranchInquiryResponse(request.xid, request.branch_id, msgspec.json.encode(report).decode())
 
 
 class Participant:
@@ -91,7 +101,7 @@ class Participant:
 
     def serve(self, message: Message, reply: Reply) -> None:
         """Take a request of the coordinator. Never blocks, never raises; `reply` gets the answer later."""
-        if not isinstance(message, BranchCommitRequest | BranchRollbackRequest | UndoLogDeleteRequest):
+        if not isinstance(message, PhaseTwoRequest):
             log.error("the coordinator sent a request that a client does not serve: %s", message)
             return
         worker = self._worker_for((message.branch_type, message.resource_id or ""))
@@ -145,6 +155,7 @@ class _Worker:
         self._undone: OrderedDict[BranchKey, Message] = OrderedDict()
         self._commits: deque[tuple[BranchCommitRequest, Reply]] = deque()
         self._deletes: deque[UndoLogDeleteRequest] = deque()
+        self._inquiries: deque[tuple[BranchInquiryRequest, Reply]] = deque()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"troth-phase-two {key[1]}", daemon=True)
         self._thread.start()
@@ -159,6 +170,8 @@ class _Worker:
                 self._asked_rollbacks += 1
             elif isinstance(request, BranchCommitRequest):
                 self._commits.append((request, reply))
+            elif isinstance(request, BranchInquiryRequest):
+                self._inquiries.append((request, reply))
             else:
                 self._deletes.append(request)
             self._changed.notify()
@@ -177,11 +190,12 @@ class _Worker:
             log.warning("phase two of %s still runs; the coordinator will ask again for what is left", self._key[1])
 
     def _size(self) -> int:
-        return self._asked_rollbacks + len(self._commits) + len(self._deletes)
+        return self._asked_rollbacks + len(self._commits) + len(self._deletes) + len(self._inquiries)
 
     def _run(self) -> None:
         while self._wait_for_work():
             self._roll_back()
+            self._answer_inquiries()
             self._commit()
             self._delete_undo_logs()
 
@@ -212,6 +226,23 @@ class _Worker:
         except Exception as error:
             log.exception("rolling back branch %s of %s failed", request.branch_id, request.xid)
             return later(request, f"{type(error).__name__}: {error}")
+
+    def _answer_inquiries(self) -> None:
+        while self._inquiries:
+            request, reply = self._inquiries.popleft()
+            try:
+                report = self._report(request)
+            except Exception as error:
+                log.exception("looking at branch %s of %s failed", request.branch_id, request.xid)
+                report = BranchReport("unknown", problem=f"{type(error).__name__}: {error}")
+            reply(reported(request, report))
+
+    def _report(self, request: BranchInquiryRequest) -> BranchReport:
+        handler = self._participant.handler(self._key)
+        if not isinstance(handler, InquiryHandler):
+            return BranchReport("unknown", problem=f"{self._key[0].name} branches have no images")
+        inquiry = msgspec.json.decode(request.application_data or "{}", type=Inquiry)
+        return handler.inquire(request.xid or "", request.branch_id, inquiry)
 
     def _commit(self) -> None:
         jobs = [self._commits.popleft() for _ in range(min(len(self._commits), self._settings.phase_two_batch))]

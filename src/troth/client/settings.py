@@ -89,6 +89,8 @@ class ClientSettings:
     """AT: pause between two tries for a row lock (Seata's `client.rm.lock.retryInterval`)."""
     lock_retry_times: int = 30
     """AT: how often a row lock is tried (Seata's `client.rm.lock.retryTimes`)."""
+    lock_wait_timeout_s: float = 300.0
+    """AT: longest wait for the answer to a cold wait. The coordinator ends it before, by its `lock.cold_wait`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -16,6 +16,7 @@ from troth.client.context import Join, current_xid
 from troth.client.drive import arun, run, through_cancellation
 from troth.client.errors import NoTransaction, OutcomeUnknown, TransactionRolledBack, TrothError
 from troth.client.holder import default_client
+from troth.client.isolation import Isolation
 from troth.client.outcome import Verdict, verdict
 from troth.client.propagation import Action, Propagation, decide
 from troth.client.talks import Talk, begin, commit, rollback
@@ -44,8 +45,10 @@ class Transaction:
         propagation: Propagation = Propagation.REQUIRED,
         no_rollback_for: tuple[type[BaseException], ...] = (),
         client: Client | None = None,
+        isolation: Isolation | str | None = None,
     ) -> None:
         self.name = name
+        self._isolation = None if isolation is None else Isolation(isolation)
         self.owner = False
         """True while this scope has begun its transaction, and so will end it."""
         self._timeout_ms = timeout_in_ms(timeout)
@@ -117,7 +120,7 @@ class Transaction:
         return action
 
     def _bind(self) -> Self:
-        self._scope = Join(self._xid)
+        self._scope = Join(self._xid, self._isolation)
         self._scope.__enter__()
         return self
 
@@ -219,6 +222,7 @@ def transaction(
     *,
     no_rollback_for: tuple[type[BaseException], ...] = (),
     client: Client | None = None,
+    isolation: Isolation | str | None = None,
 ) -> Transaction:
     """A scope for `with` or `async with`; see `Transaction`.
 
@@ -228,8 +232,10 @@ def transaction(
         propagation: what to do when a transaction is there already.
         no_rollback_for: exceptions that do not roll back: the transaction is committed and the exception goes on.
         client: instead of the process's default client.
+        isolation: what plain SELECTs on connections under AT show, in this process, while the scope runs
+            (docs/modes/isolation.md). None: as the scope around, if that is of the same transaction; else uncommitted.
     """
-    return Transaction(name, timeout, propagation, no_rollback_for, client)
+    return Transaction(name, timeout, propagation, no_rollback_for, client, isolation)
 
 
 @overload
@@ -242,6 +248,7 @@ def global_transaction(
     propagation: Propagation = Propagation.REQUIRED,
     no_rollback_for: tuple[type[BaseException], ...] = (),
     client: Client | None = None,
+    isolation: Isolation | str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def global_transaction(
     function: Callable[P, R] | None = None,
@@ -252,11 +259,13 @@ def global_transaction(
     propagation: Propagation = Propagation.REQUIRED,
     no_rollback_for: tuple[type[BaseException], ...] = (),
     client: Client | None = None,
+    isolation: Isolation | str | None = None,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function, sync or async, to run in a global transaction; arguments as for `transaction`.
 
     `name` defaults to the function's qualified name. Also usable without parentheses.
     """
+    level = None if isolation is None else Isolation(isolation)
     timeout_in_ms(timeout)  # a wrong one is told where it is written, not at the first call
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -265,7 +274,7 @@ def global_transaction(
         title = name or str(getattr(function, "__qualname__", function))
 
         def scope() -> Transaction:
-            return Transaction(title, timeout, propagation, no_rollback_for, client)
+            return Transaction(title, timeout, propagation, no_rollback_for, client, level)
 
         return _wrap(function, scope)
 

@@ -15,6 +15,7 @@ from troth.core.model import (
     Listener,
     Outcome,
     Phase,
+    Reservation,
     Standing,
     Trouble,
     Waiting,
@@ -65,6 +66,36 @@ def want_rows(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
     out.asks.append(Want(event, now + patience if patience > 0 else None))
 
 
+def want_rows_kept(tx: Global, event: ev.LockWait, now: int, out: Decision) -> None:
+    """A cold wait holds no local row locks, so it may be long. What was kept before for this statement is let go."""
+    end_reservations(tx, event, out)
+    until = min(now + out.rules.cold_wait_ms, tx.deadline_ms)
+    out.asks.append(Want(event, until if event.may_wait else None))
+
+
+def keep_rows(tx: Global, event: ev.Reserved, now: int, out: Decision) -> None:
+    """The rows are kept until the statement has run again, and not for long: nobody else gets them meanwhile."""
+    wait, keep_ms = event.wait, out.rules.hot_wait_ms
+    tx.waiting.pop(wait.branch_id, None)
+    tx.reservations[wait.branch_id] = Reservation(wait, now + keep_ms)
+    plan(tx, now + keep_ms, wait.branch_id)
+    out.answer(wait.reply_to, fx.RowsReserved(keep_ms))
+
+
+def end_reservations(tx: Global, back: ev.Register | ev.LockWait, out: Decision) -> None:
+    """The statement for which rows were kept has come back, perhaps with others."""
+    for number, kept in list(tx.reservations.items()):
+        if kept.wait.resource_id == back.resource_id and kept.wait.channel is back.channel:
+            del tx.reservations[number]
+            out.asks.append(Free(tx.xid, kept.wait))
+
+
+def let_lapse(tx: Global, event: ev.Lapsed, now: int, out: Decision) -> None:
+    kept = tx.reservations.pop(event.wait.branch_id, None)
+    if kept is not None:
+        out.asks.append(Free(tx.xid, kept.wait))
+
+
 def admit(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
     branch = Branch(
         event.branch_id,
@@ -76,6 +107,7 @@ def admit(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
         event.application_data,
         event.auto_commit,
         event.client_id,
+        lock_mode=event.lock_mode,
     )
     tx.next_seq += 1
     tx.branches[branch.branch_id] = branch
@@ -90,6 +122,7 @@ def admit(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
             branch.application_data,
             branch.auto_commit,
             branch.client_id,
+            branch.lock_mode,
         )
     )
     out.answer(event.reply_to, fx.Registered(branch.branch_id))
@@ -98,6 +131,8 @@ def admit(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
 def admit_granted(tx: Global, event: ev.Granted, now: int, out: Decision) -> None:
     _stop_waiting(tx, event.register, now)
     admit(tx, event.register, now, out)
+    if tx.reservations:
+        end_reservations(tx, event.register, out)
 
 
 def refuse_for_conflict(tx: Global, event: ev.Denied, now: int, out: Decision) -> None:
@@ -106,24 +141,35 @@ def refuse_for_conflict(tx: Global, event: ev.Denied, now: int, out: Decision) -
     out.answer(
         register.reply_to,
         fx.Conflict(
-            tx.xid, register.branch_id, event.key, event.holder, event.held_ms, event.fail_fast, register.auto_commit
+            tx.xid,
+            register.branch_id,
+            event.key,
+            event.holder,
+            event.held_ms,
+            event.fail_fast,
+            register.auto_commit,
+            event.cycle,
         ),
     )
+    if tx.reservations:
+        end_reservations(tx, register, out)
 
 
 def forget_waiting(tx: Global, event: ev.Cancelled, now: int, out: Decision) -> None:
     _stop_waiting(tx, event.register, now)
 
 
-def _stop_waiting(tx: Global, register: ev.Register, now: int) -> None:
+def _stop_waiting(tx: Global, register: ev.Register | ev.LockWait, now: int) -> None:
     waiting: Waiting | None = tx.waiting.pop(register.branch_id, None)
-    if waiting is not None:
+    if waiting is not None and isinstance(register, ev.Register):
         spent = tx.hot_wait_spent_ms.get(register.resource_id, 0) + now - waiting.since_ms
         tx.hot_wait_spent_ms[register.resource_id] = spent
 
 
 def end_overdue_waits(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
-    out.asks.extend(GiveUp(tx.waiting[branch_id].register) for branch_id in take_due(tx, now))
+    for branch_id in take_due(tx, now):
+        kept = tx.reservations.pop(branch_id, None)
+        out.asks.append(GiveUp(tx.waiting[branch_id].register) if kept is None else Free(tx.xid, kept.wait))
 
 
 def answer_no_branch(tx: Global, event: ev.Report, now: int, out: Decision) -> None:
@@ -191,7 +237,7 @@ def time_out(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
     _start_rollback(tx, Cause.TIMEOUT, now, out)
 
 
-def time_out_and_refuse(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
+def time_out_and_refuse(tx: Global, event: ev.Register | ev.LockWait, now: int, out: Decision) -> None:
     _start_rollback(tx, Cause.TIMEOUT, now, out)
     refuse_not_active(tx, event, now, out)
 
@@ -203,11 +249,14 @@ def _decide(tx: Global, cause: Cause, out: Decision) -> None:
         out.asks.append(Unqueue(waiting.register))
         out.answer(waiting.register.reply_to, fx.NotActive(standing(tx)))
     tx.waiting.clear()
+    if tx.reservations:
+        out.asks.extend(Free(tx.xid, kept.wait) for kept in tx.reservations.values())
+        tx.reservations.clear()
 
 
 def _start_rollback(tx: Global, cause: Cause, now: int, out: Decision) -> None:
     _decide(tx, cause, out)
-    out.asks.extend(DenyWaiters(branch) for branch in tx.branches.values())
+    out.asks.extend(DenyWaiters(tx.xid, branch) for branch in tx.branches.values())
     line_up(tx)
     _call_ready(tx, front(tx), now, out)
     _drain_if_empty(tx, out)
@@ -249,6 +298,7 @@ def _call(tx: Global, branch: Branch, now: int, out: Decision) -> None:
             branch.client_id,
             mode.on_commit if tx.phase is Phase.COMMITTING else mode.on_rollback,
             branch.attempts + 1,
+            branch.lock_mode,
         )
     )
 
@@ -273,6 +323,8 @@ def freeze_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> No
     branch.frozen = True
     _note_failure(tx, branch, event.detail or "refused without a reason", event.worker)
     out.writes.append(mark(tx, branch))
+    if tx.phase is Phase.ROLLING_BACK:
+        out.asks.append(DenyWaiters(tx.xid, branch, cold_too=True))
     _after_answer(tx, out)
 
 
@@ -394,7 +446,9 @@ def tell_commit_asker(tx: Global | Outcome, event: ev.Commit, now: int, out: Dec
     out.answer(event.reply_to, fx.Stands(standing(tx), commit_asked=True))
 
 
-def refuse_not_active(tx: Global | Outcome, event: ev.Register | ev.Report | ev.Retry, now: int, out: Decision) -> None:
+def refuse_not_active(
+    tx: Global | Outcome, event: ev.Register | ev.LockWait | ev.Report | ev.Retry, now: int, out: Decision
+) -> None:
     out.answer(event.reply_to, fx.NotActive(standing(tx)))
 
 

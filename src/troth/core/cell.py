@@ -7,16 +7,17 @@ written and what must follow. It changes the cell and nothing else (design/coord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from troth.core import effects as fx
 from troth.core import events as ev
+from troth.core.cycles import find_ring
 from troth.core.decision import Decision, DenyWaiters, Drain, Free, GiveUp, Unqueue, Want
 from troth.core.due import plan, plan_anew
-from troth.core.locks import LockTable
+from troth.core.locks import LockTable, Waiter
 from troth.core.machine import step
-from troth.core.model import Global, Outcome, Phase, Waiting
+from troth.core.model import Global, Outcome, Phase, RowKey, Waiting
 from troth.core.rules import Rules
 
 
@@ -45,7 +46,7 @@ class Cell:
             self._transactions[tx.xid] = tx
             for branch in tx.branches.values():
                 if tx.phase is not Phase.COMMITTING:
-                    self.locks.take(tx.xid, branch.branch_id, branch.keys)
+                    self.locks.take(tx.xid, branch.branch_id, branch.keys, branch.lock_mode)
                 if tx.phase is not Phase.OPEN and branch.next_due_ms is None and not branch.frozen:
                     branch.next_due_ms = tx.begin_ms  # its call was out when the store was last written: due now
             plan_anew(tx)
@@ -65,25 +66,32 @@ class Cell:
         todo: list[ev.Event] = [event]
         for happened in todo:  # grows while we go through it
             if type(happened) in ev.CELL_EVENTS:
-                self._turn_of_cell(happened, decision, todo)  # type: ignore[arg-type]
+                self._turn_of_cell(happened, now, decision, todo)  # type: ignore[arg-type]
             else:
                 self._step(happened, now, decision, todo)  # type: ignore[arg-type]
         return decision
 
     # ---- one event ----
 
-    def _turn_of_cell(self, event: ev.CellEvent, decision: Decision, todo: list[ev.Event]) -> None:
+    def _turn_of_cell(self, event: ev.CellEvent, now: int, decision: Decision, todo: list[ev.Event]) -> None:
         match event:
             case ev.LockQuery():
                 lockable = not self.locks.conflicts(event.xid, event.keys)
                 decision.effects.append(fx.Answer(event.reply_to, fx.Lockable(lockable)))
+                asker = self._transactions.get(event.xid)
+                if asker is not None and asker.reservations:  # a locking read comes back, and takes no lock
+                    wanted = frozenset(event.keys)
+                    kept = [one.wait for one in asker.reservations.values() if not wanted.isdisjoint(one.wait.keys)]
+                    todo.extend(ev.Lapsed(event.xid, wait) for wait in kept)
             case ev.Served():
                 starved = sorted(self._starved.pop(event.resource_id, ()))
                 todo.extend(ev.Wake(xid, event.resource_id) for xid in starved if xid in self._transactions)
             case ev.ChannelClosed():
                 for register in self.locks.waiting_on(event.channel):
-                    self.locks.unqueue(register)
-                    todo.append(ev.Cancelled(register.xid, register))
+                    if self.locks.unqueue(register):  # else it was granted a moment ago, in this same loop
+                        todo.append(ev.Cancelled(register.xid, register))
+                        self._grant(register.keys, now, todo)
+                todo.extend(ev.Lapsed(wait.xid, wait) for wait in self._kept_for(event.channel))
             case ev.Loaded():
                 if event.outcome is not None and not self.knows(event.xid):
                     self._remember(event.outcome)
@@ -144,46 +152,89 @@ class Cell:
     def _free(self, ask: Free, now: int, todo: list[ev.Event]) -> None:
         freed = self.locks.free(ask.branch)
         if freed and self.locks.queued:
-            todo.extend(ev.Granted(register.xid, register) for register in self.locks.grantable(freed))
+            self._grant(freed, now, todo)
+
+    def _grant(self, freed: Iterable[RowKey], now: int, todo: list[ev.Event]) -> None:
+        for waiter in self.locks.grantable(freed):
+            todo.append(_granted(waiter))
+            self._break_cycles(waiter.xid, now, todo)
 
     def _drain(self, ask: Drain, now: int, todo: list[ev.Event]) -> None:
         todo.append(ev.Drained(ask.xid))
 
     def _give_up(self, ask: GiveUp, now: int, todo: list[ev.Event]) -> None:
-        self.locks.unqueue(ask.register)
-        todo.append(self._denial(ask.register, now))
+        self._deny(ask.register, now, todo)
 
     def _unqueue(self, ask: Unqueue, now: int, todo: list[ev.Event]) -> None:
         self.locks.unqueue(ask.register)
+        self._grant(ask.register.keys, now, todo)
 
     def _deny_waiters(self, ask: DenyWaiters, now: int, todo: list[ev.Event]) -> None:
-        for register in self.locks.waiting_for(ask.branch.keys):
-            self.locks.unqueue(register)
-            todo.append(self._denial(register, now))
+        for waiter in self.locks.waiting_for(ask.branch.keys):
+            can_wait_on = isinstance(waiter, ev.LockWait) and not ask.cold_too
+            if not can_wait_on and self.locks.is_queued(waiter) and ask.xid in self.locks.blockers(waiter):
+                self._deny(waiter, now, todo)
+
+    def _deny(self, waiter: Waiter, now: int, todo: list[ev.Event], cycle: tuple[str, ...] = ()) -> None:
+        """Take it out of the queues; who queued behind it for less may have that now."""
+        todo.append(self._denial(waiter, now, cycle))
+        self.locks.unqueue(waiter)
+        self._grant(waiter.keys, now, todo)
 
     def _want(self, want: Want, now: int, todo: list[ev.Event]) -> None:
         register = want.register
-        conflicts = self.locks.conflicts(register.xid, register.keys)
+        conflicts = self.locks.conflicts(register.xid, register.keys, register.lock_mode)
         if not conflicts:
-            self.locks.take(register.xid, register.branch_id, register.keys)
-            todo.append(ev.Granted(register.xid, register))
-        elif want.wait_until_ms is None or any(self._rolls_back(holder) for _, holder in conflicts):
+            self.locks.take(register.xid, register.branch_id, register.keys, register.lock_mode)
+            todo.append(_granted(register))
+            if self.locks.queued:
+                self._break_cycles(register.xid, now, todo)
+        elif want.wait_until_ms is None or any(self._is_hopeless(register, holder) for _, holder in conflicts):
             todo.append(self._denial(register, now))
         else:
             self.locks.queue(register)
             tx = self._transactions[register.xid]
             tx.waiting[register.branch_id] = Waiting(register, want.wait_until_ms, now)
             plan(tx, want.wait_until_ms, register.branch_id)
+            self._break_cycles(register.xid, now, todo)
+
+    def _break_cycles(self, xid: str, now: int, todo: list[ev.Event]) -> None:
+        """Where transactions wait for each other in a ring through `xid`, the youngest gives up."""
+        while (ring := find_ring(xid, self._waits_for)) is not None:
+            victim = max(ring, key=lambda one: (self._transactions[one].begin_ms, len(one), one))
+            place = ring.index(victim)
+            cycle = (*ring[place:], *ring[:place])
+            for waiting in list(self._transactions[victim].waiting.values()):
+                waiter = waiting.register
+                if self.locks.is_queued(waiter) and cycle[1] in self.locks.blockers(waiter):
+                    self._deny(waiter, now, todo, cycle)
+
+    def _waits_for(self, xid: str) -> Iterator[str]:
+        for waiting in self._transactions[xid].waiting.values():
+            if self.locks.is_queued(waiting.register):
+                yield from self.locks.blockers(waiting.register)
+
+    def _kept_for(self, channel: object) -> list[ev.LockWait]:
+        kept = self._transactions.values()
+        return [one.wait for tx in kept for one in tx.reservations.values() if one.wait.channel is channel]
+
+    def _is_hopeless(self, waiter: Waiter, holder: str) -> bool:
+        """Who waits hot may hold what the holder's undo needs; and what is frozen only a person ends."""
+        tx = self._transactions[holder]
+        if tx.phase is not Phase.ROLLING_BACK:
+            return False
+        return not isinstance(waiter, ev.LockWait) or any(branch.frozen for branch in tx.branches.values())
 
     def _rolls_back(self, xid: str) -> bool:
         return self._transactions[xid].phase is Phase.ROLLING_BACK
 
-    def _denial(self, register: ev.Register, now: int) -> ev.Denied:
-        """Name the conflict that says most: a holder that is rolling back, else the first."""
-        conflicts = self.locks.conflicts(register.xid, register.keys)
-        key, holder = next((c for c in conflicts if self._rolls_back(c[1])), conflicts[0])
+    def _denial(self, waiter: Waiter, now: int, cycle: tuple[str, ...] = ()) -> ev.Denied:
+        """Name the conflict that says most: the next of a cycle, a holder that is rolling back, else the first."""
+        conflicts = self.locks.conflicts(waiter.xid, waiter.keys, waiter.lock_mode, waiter.branch_id)
+        telling = [c for c in conflicts if c[1] in cycle] or [c for c in conflicts if self._rolls_back(c[1])]
+        key, holder = (telling or conflicts)[0]
         held_ms = now - self._transactions[holder].begin_ms
-        return ev.Denied(register.xid, register, key, holder, held_ms, self._rolls_back(holder))
+        return ev.Denied(waiter.xid, waiter, key, holder, held_ms, bool(cycle) or self._rolls_back(holder), cycle)
 
 
 # A table, as everywhere here: `match` would ask class after class. The key guarantees the type.
@@ -197,6 +248,12 @@ ASKS: Mapping[type, Callable[..., None]] = MappingProxyType(
         DenyWaiters: Cell._deny_waiters,
     }
 )
+
+
+def _granted(waiter: Waiter) -> ev.Granted | ev.Reserved:
+    if isinstance(waiter, ev.LockWait):
+        return ev.Reserved(waiter.xid, waiter)
+    return ev.Granted(waiter.xid, waiter)
 
 
 def _outcome_of(tx: Global | Outcome, now: int) -> Outcome:

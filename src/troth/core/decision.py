@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.core.effects import Answer, Effect, Result, Write
-from troth.core.events import Register
+from troth.core.events import LockWait, Register
 from troth.core.model import Branch
 from troth.core.rules import Rules
 
@@ -18,33 +18,42 @@ if TYPE_CHECKING:
 class Want(msgspec.Struct, frozen=True):
     """Lock these rows for this registration, or queue it until `wait_until_ms` (None: refuse at once)."""
 
-    register: Register
+    register: Register | LockWait
     wait_until_ms: int | None
 
 
 class Free(msgspec.Struct, frozen=True):
-    """This branch is not live any more: its rows are free unless another live branch of `xid` names them."""
+    """This branch is not live any more: its rows are free unless another live branch of `xid` names them.
+
+    Or a reservation has ended.
+    """
 
     xid: str
-    branch: Branch
+    branch: Branch | LockWait
 
 
 class GiveUp(msgspec.Struct, frozen=True):
     """This registration has waited long enough: deny it."""
 
-    register: Register
+    register: Register | LockWait
 
 
 class Unqueue(msgspec.Struct, frozen=True):
     """This registration has had its answer: take it out of the queues."""
 
-    register: Register
+    register: Register | LockWait
 
 
 class DenyWaiters(msgspec.Struct, frozen=True):
-    """The holder is about to roll back: whoever waits for the rows of `branch` is denied in this same turn."""
+    """Whoever waits for the rows of `branch` is denied in this same turn.
 
+    Its transaction is about to roll back: who waits may hold what the undo needs. Cold waits hold nothing, so they wait
+    on; unless it is frozen (`cold_too`): then only a person ends it.
+    """
+
+    xid: str
     branch: Branch
+    cold_too: bool = False
 
 
 class Drain(msgspec.Struct, frozen=True):

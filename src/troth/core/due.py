@@ -63,25 +63,26 @@ def line_up(tx: Global) -> None:
 
 
 def front(tx: Global) -> list[Branch]:
-    """The branches that may be asked now: all on commit; on rollback the newest of each resource.
+    """The branches that may be asked now: all on commit; on rollback the newest of each resource, and all of XA.
 
     A retrying or frozen branch holds back only the older ones of its resource (design/at.md §4), and those whose
     mode goes strictly in reverse: they are asked when no newer branch is left, of whatever mode.
     """
     if tx.phase is Phase.COMMITTING:
         return list(tx.branches.values())
-    tops = [_top(tx, stack) for stack in tx.newest_of.values()]
-    return [branch for branch in tops if branch is not None and in_front(tx, branch)]
+    return [branch for branch in tx.branches.values() if in_front(tx, branch)]
 
 
 def in_front(tx: Global, branch: Branch) -> bool:
     """True if `branch` is one of the `front`."""
     if tx.phase is Phase.COMMITTING:
         return True
+    order = MODES[branch.branch_type].rollback_order
+    if order is Order.ANY:
+        return True
     if _top(tx, tx.newest_of[branch.resource_id]) is not branch:
         return False
-    strict = MODES[branch.branch_type].rollback_order is Order.STRICT_REVERSE
-    return not strict or _top(tx, tx.newest) is branch
+    return order is not Order.STRICT_REVERSE or _top(tx, tx.newest) is branch
 
 
 def followers(tx: Global, gone: Branch) -> list[Branch]:
@@ -103,7 +104,7 @@ def _planned_ms(tx: Global) -> int | None:
 def _holds(tx: Global, at_ms: int, branch_id: int) -> bool:
     """A branch that is not in front is planned when it gets there."""
     if tx.phase is Phase.OPEN:
-        waiting = tx.waiting.get(branch_id)
+        waiting = tx.waiting.get(branch_id) or tx.reservations.get(branch_id)
         return waiting is not None and waiting.until_ms == at_ms
     branch = tx.branches.get(branch_id)
     if branch is None:

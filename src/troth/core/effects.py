@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from troth.core.model import BranchType, Cause, Phase, PhaseOne, RowKey, Standing, Verb
+from troth.core.model import BranchType, Cause, LockMode, Phase, PhaseOne, RowKey, Standing, Verb
 
 # ---- writes: deltas, because a transaction of 1000 branches must not cost n² ----
 
@@ -37,6 +37,7 @@ class AddBranch(msgspec.Struct, frozen=True):
     application_data: str | None
     auto_commit: bool
     client_id: str
+    lock_mode: LockMode = LockMode.EXCLUSIVE
 
 
 class MarkBranch(msgspec.Struct, frozen=True):
@@ -81,8 +82,14 @@ class Registered(msgspec.Struct, frozen=True):
     branch_id: int
 
 
+class RowsReserved(msgspec.Struct, frozen=True):
+    """The rows of a cold wait are kept for it, for so long."""
+
+    keep_ms: int
+
+
 class Conflict(msgspec.Struct, frozen=True):
-    """Rows are held by another transaction. `fail_fast`: waiting longer cannot help, the holder is rolling back."""
+    """Rows are held by another transaction. `fail_fast`: waiting longer cannot help (see `events.Denied`)."""
 
     xid: str
     branch_id: int
@@ -91,6 +98,7 @@ class Conflict(msgspec.Struct, frozen=True):
     held_ms: int
     fail_fast: bool
     auto_commit: bool
+    cycle: tuple[str, ...] = ()
 
 
 class NotActive(msgspec.Struct, frozen=True):
@@ -139,7 +147,18 @@ class Retrying(msgspec.Struct, frozen=True):
 
 
 Result = (
-    Begun | Registered | Conflict | NotActive | Unknown | NoBranch | Stands | Voted | Reported | Lockable | Retrying
+    Begun
+    | Registered
+    | RowsReserved
+    | Conflict
+    | NotActive
+    | Unknown
+    | NoBranch
+    | Stands
+    | Voted
+    | Reported
+    | Lockable
+    | Retrying
 )
 
 
@@ -161,6 +180,7 @@ class Call(msgspec.Struct, frozen=True):
     client_id: str
     verb: Verb
     attempt: int
+    lock_mode: LockMode = LockMode.EXCLUSIVE
 
 
 class Settled(msgspec.Struct, frozen=True):

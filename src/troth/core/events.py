@@ -9,7 +9,7 @@ from enum import Enum
 
 import msgspec
 
-from troth.core.model import BranchType, Outcome, PhaseOne, RowKey, Verb
+from troth.core.model import BranchType, LockMode, Outcome, PhaseOne, RowKey, Verb
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -41,6 +41,29 @@ class Register(msgspec.Struct, frozen=True):
     channel: object
     may_wait: bool
     reply_to: object
+    lock_mode: LockMode = LockMode.EXCLUSIVE
+
+
+class LockWait(msgspec.Struct, frozen=True):
+    """An RM that holds nothing locally queues for rows, and gets them reserved: a cold wait (design/coordinator §4).
+
+    `branch_id` is the number of the wait and of its reservation, drawn like a branch's.
+    """
+
+    xid: str
+    branch_id: int
+    resource_id: str
+    lock_text: str
+    keys: tuple[RowKey, ...]
+    channel: object
+    may_wait: bool
+    reply_to: object
+    lock_mode: LockMode = LockMode.EXCLUSIVE
+
+    @property
+    def auto_commit(self) -> bool:
+        """It has freed its local rows."""
+        return True
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -163,25 +186,41 @@ class Granted(msgspec.Struct, frozen=True):
     register: Register
 
 
+class Reserved(msgspec.Struct, frozen=True):
+    """The rows that a cold wait wanted are kept for it now."""
+
+    xid: str
+    wait: LockWait
+
+
+class Lapsed(msgspec.Struct, frozen=True):
+    """The channel for which rows were reserved is gone."""
+
+    xid: str
+    wait: LockWait
+
+
 class Denied(msgspec.Struct, frozen=True):
     """The rows that a registration wanted cannot be had: `holder` has had `key` for `held_ms` milliseconds.
 
-    `fail_fast`: the holder is rolling back, its undo may need what the asker holds locally: trying again cannot help.
+    `fail_fast`: trying again cannot help. The holder is rolling back, and its undo may need what the asker holds
+    locally; or the asker is the youngest of `cycle`, in which each waits for the next and the last for the first.
     """
 
     xid: str
-    register: Register
+    register: Register | LockWait
     key: RowKey
     holder: str
     held_ms: int
     fail_fast: bool
+    cycle: tuple[str, ...] = ()
 
 
 class Cancelled(msgspec.Struct, frozen=True):
     """The channel on which a registration waited is gone: nobody is there to hear an answer."""
 
     xid: str
-    register: Register
+    register: Register | LockWait
 
 
 class Wake(msgspec.Struct, frozen=True):
@@ -200,6 +239,7 @@ class Drained(msgspec.Struct, frozen=True):
 TransactionEvent = (
     Begin
     | Register
+    | LockWait
     | Report
     | Vote
     | Commit
@@ -209,6 +249,8 @@ TransactionEvent = (
     | Due
     | Retry
     | Granted
+    | Reserved
+    | Lapsed
     | Denied
     | Cancelled
     | Wake

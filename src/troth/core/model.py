@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from troth.core.events import Register
+    from troth.core.events import LockWait, Register
 
 
 class Phase(Enum):
@@ -60,6 +60,15 @@ class BranchType(IntEnum):
     TCC = 1
     SAGA = 2
     XA = 3
+
+
+class LockMode(Enum):
+    """How a branch holds its rows. Additions (`SET n = n + ?`) bear each other, and nothing else (at.md §6)."""
+
+    __hash__ = object.__hash__
+
+    EXCLUSIVE = "exclusive"
+    ADD = "add"
 
 
 class PhaseOne(Enum):
@@ -115,6 +124,7 @@ class Branch(msgspec.Struct):
     last_attempt_ms: int | None = None
     next_due_ms: int | None = None
     answer_due_ms: int | None = None
+    lock_mode: LockMode = LockMode.EXCLUSIVE
 
     @property
     def called(self) -> bool:
@@ -123,11 +133,18 @@ class Branch(msgspec.Struct):
 
 
 class Waiting(msgspec.Struct):
-    """A registration that queues for rows; lives in memory only: a lost one is an unanswered request."""
+    """A registration or a cold wait that queues; lives in memory only: a lost one is an unanswered request."""
 
-    register: Register
+    register: Register | LockWait
     until_ms: int
     since_ms: int
+
+
+class Reservation(msgspec.Struct):
+    """Rows that a cold wait was granted, until its statement has run again; lives in memory only."""
+
+    wait: LockWait
+    until_ms: int
 
 
 class Listener(msgspec.Struct):
@@ -154,6 +171,7 @@ class Global(msgspec.Struct):
     branches: dict[int, Branch] = {}
     # in memory only
     waiting: dict[int, Waiting] = {}
+    reservations: dict[int, Reservation] = {}
     listeners: list[Listener] = []
     hot_wait_spent_ms: dict[str, int] = {}
     calls_out: int = 0

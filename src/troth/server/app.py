@@ -27,8 +27,10 @@ from troth.server.logs import get_logger
 from troth.server.metrics import Metrics, Outcomes
 from troth.server.outbound.seata import SeataOutbound
 from troth.server.outbound.undo_logs import UndoLogSweep
+from troth.server.resolution import Resolutions
 from troth.server.sessions import Sessions
 from troth.server.sources import Settings
+from troth.stores.audit import open_audit
 from troth.stores.lease import LeaseTerms
 from troth.stores.store import LeaseLost, SharedStore, Store, StoreError, StoreInUse, StoreUnreachable
 from troth.stores.urls import open_store
@@ -138,6 +140,8 @@ class Coordinator:
             call_keep_s=10 * self.config.answer.timeout / 1000,
         )
         self._undo_logs = UndoLogSweep(self.config.undo_log, self._sessions, lambda: self._door.flush())
+        self._audit = open_audit(self.config.store)
+        self._resolutions = Resolutions(self.engine, self._sessions, lambda: self._door.flush(), self._audit)
         self._admin: AdminServer | None = None
 
     # ---- life ----
@@ -213,6 +217,7 @@ class Coordinator:
         await self._door.close(_CLOSE_PATIENCE_S)
         if self._admin is not None:
             await self._admin.stop()
+        await self._audit.close()
 
     def unhealthy(self) -> str | None:
         """Why this coordinator should get no work now, or None."""
@@ -265,6 +270,7 @@ class Coordinator:
         api = AdminApi(
             self.engine,
             metrics,
+            resolutions=self._resolutions,
             unhealthy=self.unhealthy,
             leader=None if self._leadership is None else self._leadership.leader,
             settings=self._settings.rows(),
@@ -344,6 +350,7 @@ def _ports_of(doors: _Doors) -> Ports:
 def _rules(config: Config) -> Rules:
     return Rules(
         hot_wait_ms=config.lock.hot_wait,
+        cold_wait_ms=config.lock.cold_wait,
         answer_timeout_ms=config.answer.timeout,
         first_round_ms=config.answer.first_round,
         backoff=Backoff(min_ms=config.retry.min, max_ms=config.retry.max),

@@ -112,6 +112,9 @@ class Lock(_Section):
     hot_wait: DurationMs = Field(
         default=parse_duration_ms("300ms"), description="how long a registration may queue for rows, over all its tries"
     )
+    cold_wait: DurationMs = Field(
+        default=parse_duration_ms("30s"), description="how long who holds no local row locks may queue for rows"
+    )
 
 
 class Lease(_Section):

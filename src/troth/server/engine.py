@@ -22,7 +22,7 @@ from troth.core import events as ev
 from troth.core.cell import Cell
 from troth.core.decision import Decision
 from troth.core.due import due_ms
-from troth.core.model import Global, Outcome
+from troth.core.model import Global, Outcome, RowKey
 from troth.core.rules import Rules
 from troth.server.clock import Clock
 from troth.server.ids import IdGenerator
@@ -186,6 +186,10 @@ class Engine:
     def transactions(self) -> Mapping[str, Global]:
         """Every transaction that has not ended, oldest first."""
         return self._cell.transactions
+
+    def queueing_for(self, keys: Iterable[RowKey]) -> list[str]:
+        """The xids that queue for one of these rows, each once, longest wait first within a row."""
+        return list(dict.fromkeys(waiter.xid for waiter in self._cell.locks.waiting_for(keys)))
 
     def outcome_in_memory(self, xid: str) -> Outcome | None:
         return self._cell.outcome(xid)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, TypeVar
 
 from troth.core.effects import Call
-from troth.core.model import BranchType
+from troth.core.model import BranchType, LockMode
 from troth.wire.seata.messages import Message
+from troth.wire.seata.private import BranchInquiryRequest, BranchInquiryResponse
+
+OnReport = Callable[[BranchInquiryResponse | None], None]
 
 _Key = TypeVar("_Key")
 _VERSION = re.compile(r"(\d{1,4})(?:\.(\d{1,4}))?", re.ASCII)
@@ -30,11 +33,16 @@ class Link(Protocol):
         """Send a message that nobody answers."""
         ...
 
+    def inquire(self, message: BranchInquiryRequest, answered: OnReport) -> None:
+        """Send an inquiry; `answered` is called once, at the latest when the connection closes (with None)."""
+        ...
+
 
 class Channel:
     """One connection's identity, from its first registration on. `ip` is the peer's, as the socket tells it."""
 
     __slots__ = (
+        "answers_inquiries",
         "application",
         "client_id",
         "group",
@@ -45,6 +53,7 @@ class Channel:
         "resources",
         "takes_batch_results",
         "version",
+        "waits_cold",
     )
 
     def __init__(self, link: Link, ip: str, port: int) -> None:
@@ -57,6 +66,10 @@ class Channel:
         self.takes_batch_results = False
         """How merged requests are answered: by 121, a child at a time, or by one 60. Never both on one connection."""
         self.is_tm = False
+        self.answers_inquiries = False
+        """It is one of ours and can show images (wire/seata/private.py)."""
+        self.waits_cold = False
+        """It has negotiated cold waits (wire/seata/lock_wait.py)."""
         self.resources: dict[str, str] = {}
         """Resource → the application that registered it."""
         self.client_id = ""
@@ -137,12 +150,15 @@ class Sessions:
     def find(self, call: Call) -> Channel | None:
         """Who is to be asked: the branch's own channel, else the nearest relative that serves the resource.
 
-        Same application and ip, then same application, then, for AT only, anybody (PROTOCOL §5).
+        Same application and ip, then same application, then, for AT only, anybody (PROTOCOL §5). Additions only by who
+        has announced lock modes: others would take the deltas in the undo log for images, or leave reservations behind.
         """
         exact = self._of_client.get((call.client_id, call.resource_id))
-        if exact is not None:
+        if exact is not None and (call.lock_mode is LockMode.EXCLUSIVE or exact.waits_cold):
             return exact
         serving = self._of_resource.get(call.resource_id)
+        if serving and call.lock_mode is not LockMode.EXCLUSIVE:
+            serving = {channel: None for channel in serving if channel.waits_cold}
         if not serving:
             return None
         application, ip, _ = ClientName.parse(call.client_id)
@@ -153,6 +169,14 @@ class Sessions:
             if rank < best_rank or (best is None and rank == best_rank):
                 best, best_rank = channel, rank
         return best
+
+    def find_to_ask(self, client_id: str, resource_id: str) -> Channel | None:
+        """Who can show images of `resource_id`: the branch's own channel, else the newest that serves it."""
+        exact = self._of_client.get((client_id, resource_id))
+        if exact is not None and exact.answers_inquiries:
+            return exact
+        serving = reversed(self._of_resource.get(resource_id, {}))
+        return next((channel for channel in serving if channel.answers_inquiries), None)
 
     def relatives(self, channel: Channel) -> list[Channel]:
         """The other TM channels of the same client, newest first: one of them may take an answer instead."""

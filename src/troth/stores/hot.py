@@ -48,6 +48,7 @@ def _branch(added: AddBranch, marked: MarkBranch | None) -> Branch:
         application_data=added.application_data,
         auto_commit=added.auto_commit,
         client_id=added.client_id,
+        lock_mode=added.lock_mode,
     )
     if marked is not None:
         branch.phase_one = marked.phase_one

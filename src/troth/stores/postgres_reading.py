@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from troth.core.effects import AddBranch, MarkBranch, MarkGlobal, OpenGlobal
-from troth.core.model import BranchType, Cause, Global, Outcome, Phase, PhaseOne
+from troth.core.model import BranchType, Cause, Global, LockMode, Outcome, Phase, PhaseOne
 from troth.stores.cursors import Position, encode_cursor
 from troth.stores.hot import assemble
 from troth.stores.postgres_link import Connection
@@ -27,7 +27,7 @@ HOT_GLOBALS = (
 )
 BRANCHES = (
     "SELECT xid, branch_id, seq, branch_type, resource_id, lock_text, application_data, auto_commit, client_id,"
-    " phase_one, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms FROM troth.branch"
+    " phase_one, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms, lock_mode FROM troth.branch"
 )
 OUTCOMES = (
     "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, end_ms"
@@ -148,6 +148,7 @@ def _branch(row: Row) -> BranchFacts:
         application_data=application_data,
         auto_commit=row[7],
         client_id=decode(row[8]),
+        lock_mode=LockMode(row[16]),
     )
     marked = MarkBranch(
         xid=xid,

@@ -10,7 +10,7 @@ from troth.stores.folding import NetChange
 CELL = "default"
 """The one cell of a database."""
 
-APPEND = f"SELECT troth.append_batch({', '.join(f'${number}' for number in range(1, 40))})"
+APPEND = f"SELECT troth.append_batch({', '.join(f'${number}' for number in range(1, 41))})"
 
 Columns = Sequence[Sequence[object]]
 
@@ -35,7 +35,7 @@ def columns(change: NetChange) -> list[object]:
     return [
         *_turned((_drop_row(drop) for drop in change.drops), 2),
         *_turned((_open_row(opened) for opened in change.opens), 6),
-        *_turned((_add_row(added) for added in change.adds), 9),
+        *_turned((_add_row(added) for added in change.adds), 10),
         *_turned((_branch_mark_row(marked) for marked in change.branch_marks), 10),
         *_turned((_mark_row(marked) for marked in change.marks), 4),
         *_turned((_end_row(ended) for ended in change.ends), 4),
@@ -77,6 +77,7 @@ def _add_row(added: AddBranch) -> tuple[object, ...]:
         _encode_optional(added.application_data),
         added.auto_commit,
         encode(added.client_id),
+        added.lock_mode.value,
     )
 
 

@@ -113,11 +113,20 @@ def make_durable(connection: sqlite3.Connection, path: str) -> None:
     """Set what a commit needs to survive a power loss, and read it back: SQLite ignores what it cannot do."""
     for setting in ("journal_mode = WAL", "synchronous = FULL", "fullfsync = ON", "foreign_keys = OFF"):
         connection.execute(f"PRAGMA {setting}").fetchall()
-    expected = {"journal_mode": "wal", "synchronous": SYNCHRONOUS_FULL, "locking_mode": "exclusive", "foreign_keys": 0}
-    for name, value in expected.items():
-        (found,) = connection.execute(f"PRAGMA {name}").fetchone()
-        if found != value:
-            raise StoreError(f"{path} cannot be a durable store: SQLite reports {name} = {found}, not {value}")
+    check_synchronous(connection, path)
+    for name, value in (("journal_mode", "wal"), ("locking_mode", "exclusive"), ("foreign_keys", 0)):
+        _check_setting(connection, path, name, value)
+
+
+def check_synchronous(connection: sqlite3.Connection, path: str) -> None:
+    """Raises StoreError unless a commit is flushed to the disk before it returns."""
+    _check_setting(connection, path, "synchronous", SYNCHRONOUS_FULL)
+
+
+def _check_setting(connection: sqlite3.Connection, path: str, name: str, value: str | int) -> None:
+    (found,) = connection.execute(f"PRAGMA {name}").fetchone()
+    if found != value:
+        raise StoreError(f"{path} cannot be a durable store: SQLite reports {name} = {found}, not {value}")
 
 
 @contextlib.contextmanager

@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from heapq import merge
+from heapq import merge, nlargest
 from itertools import islice
 
-from troth.core.effects import AddBranch, MarkBranch, MarkGlobal, OpenGlobal
-from troth.core.model import BranchType, Cause, Outcome, Phase, PhaseOne
+from troth.core.effects import AddBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal
+from troth.core.model import BranchType, Cause, LockMode, Outcome, Phase, PhaseOne
 from troth.stores.cursors import Position, encode_cursor
 from troth.stores.hot import assemble
 from troth.stores.sqlite_statements import decode, encode
+from troth.stores.sqlite_window import UNTOUCHED, Life
 from troth.stores.store import EndedPage, Hot, StoreCorrupt
 
 ENDED_PHASES = tuple(phase for phase in Phase if phase.ended)
@@ -25,8 +26,15 @@ HOT_GLOBALS = (
 )
 BRANCHES = (
     "SELECT xid, branch_id, seq, branch_type, resource_id, lock_text, application_data, auto_commit, client_id,"
-    " phase_one, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms FROM branch"
+    " phase_one, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms, lock_mode FROM branch"
 )
+HIGHEST = "SELECT max(xid) FROM global_transaction"
+LIVES = (
+    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only, end_ms"
+    " FROM global_transaction WHERE xid IN ({marks})"
+)
+LIVE_BRANCHES = "SELECT xid, branch_id FROM branch WHERE xid IN ({marks})"
+XIDS_A_QUESTION = 256
 OUTCOMES = (
     "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, end_ms FROM global_transaction"
 )
@@ -50,6 +58,39 @@ def read_counters(connection: sqlite3.Connection) -> tuple[int, int]:
     if row is None:
         raise StoreCorrupt("the store has lost its counters: restore it from a copy")
     return int(row[0]), int(row[1])
+
+
+def read_highest(connection: sqlite3.Connection) -> str:
+    """The highest xid of all, in the order of texts; "" if there is none."""
+    (highest,) = connection.execute(HIGHEST).fetchone()
+    return "" if highest is None else decode(highest)
+
+
+def read_lives(connection: sqlite3.Connection, xids: Sequence[str]) -> dict[str, Life]:
+    """What the tables know of these transactions, with the ids of their live branches."""
+    lives: dict[bytes, Life] = {}
+    for start in range(0, len(xids), XIDS_A_QUESTION):
+        some = [encode(xid) for xid in xids[start : start + XIDS_A_QUESTION]]
+        marks = ", ".join("?" * len(some))
+        lives.update((row[0], _life(row)) for row in connection.execute(LIVES.format(marks=marks), some))
+        for xid, branch_id in connection.execute(LIVE_BRANCHES.format(marks=marks), some):
+            if xid in lives:
+                lives[xid].branches[branch_id] = UNTOUCHED
+    return {life.opened.xid: life for life in lives.values()}
+
+
+StoredGlobal = tuple[bytes, bytes, bytes, bytes, int, int, str, str | None, int, int | None]
+
+
+def _life(row: StoredGlobal) -> Life:
+    xid, name, application, group, begin_ms, timeout_ms, phase, cause, rollback_only, end_ms = row
+    opened = OpenGlobal(decode(xid), decode(name), decode(application), decode(group), begin_ms, timeout_ms)
+    life = Life(opened, stored=True)
+    found_cause = None if cause is None else Cause(cause)
+    life.marked = MarkGlobal(opened.xid, Phase(phase), found_cause, bool(rollback_only))
+    if end_ms is not None:
+        life.ended = EndGlobal(opened.xid, Phase(phase), Cause(cause), end_ms)
+    return life
 
 
 def read_hot(connection: sqlite3.Connection) -> Hot:
@@ -93,14 +134,26 @@ def read_outcome(connection: sqlite3.Connection, xid: str) -> Outcome | None:
     return None if row is None else _outcome(row)
 
 
-def read_ended(connection: sqlite3.Connection, phase: Phase | None, limit: int, position: Position | None) -> EndedPage:
-    """A page of outcomes, newest end first, from just behind `position`."""
+def read_ended(
+    connection: sqlite3.Connection,
+    phase: Phase | None,
+    limit: int,
+    position: Position | None,
+    unfolded: Iterable[Outcome] = (),
+) -> EndedPage:
+    """A page of outcomes, newest end first, from just behind `position`: of the tables, and of `unfolded`.
+
+    An outcome may be in both; that of the tables is then the same.
+    """
     phases = ENDED_PHASES if phase is None else (phase,)
-    runs = [_newest(connection, each, limit + 1, position) for each in phases]
-    found = list(islice(merge(*runs, key=_position, reverse=True), limit + 1))
-    if len(found) <= limit:
-        return EndedPage(found, None)
-    return EndedPage(found[:limit], encode_cursor(_position(found[limit - 1])))
+    found = {outcome.xid: outcome for each in phases for outcome in _newest(connection, each, limit + 1, position)}
+    for outcome in unfolded:
+        if outcome.phase in phases and (position is None or _position(outcome) < position):
+            found[outcome.xid] = outcome
+    newest = nlargest(limit + 1, found.values(), key=_position)
+    if len(newest) <= limit:
+        return EndedPage(newest, None)
+    return EndedPage(newest[:limit], encode_cursor(_position(newest[limit - 1])))
 
 
 def read_oldest(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[bytes]:
@@ -153,6 +206,7 @@ def _read_branches(connection: sqlite3.Connection) -> Iterator[tuple[bytes, Bran
             application_data=application_data,
             auto_commit=bool(row[7]),
             client_id=decode(row[8]),
+            lock_mode=LockMode(row[16]),
         )
         marked = MarkBranch(
             xid=xid,

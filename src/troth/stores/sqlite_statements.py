@@ -1,8 +1,8 @@
-"""A net change as SQL for SQLite: few statements of many rows each.
+"""Rows for SQLite's tables, and their SQL: few statements of many rows each, which may be repeated without harm.
 
 sqlite3 lets go of the interpreter lock for every step of a statement, and a worker thread beside a busy event loop
 then waits up to 5 ms to get it back. One statement a row made a batch of 512 rows take 150 ms there instead of 7;
-with up to 128 rows a statement the lock changes hands a few times a batch.
+with up to 256 rows a statement the lock changes hands a few times a batch.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from itertools import chain
 from types import MappingProxyType
 
 from troth.core.effects import AddBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal
-from troth.core.model import Phase
-from troth.stores.folding import NetChange
+from troth.core.model import Phase, PhaseOne
 from troth.stores.store import StoreError
 
 Value = bytes | str | int | None
 Row = tuple[Value, ...]
 
-ROWS_PER_STATEMENT = (128, 32, 8, 2, 1)
+ROWS_PER_STATEMENT = (256, 64, 16, 4, 1)
 """So that any number of rows needs few statements, and few are ever prepared."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ManyRows:
     """One statement for each of the sizes; `strict` where each row given must change exactly one row."""
 
@@ -53,31 +52,26 @@ def _sizes(count: int) -> Iterator[int]:
             count -= size
 
 
-def _many_rows(purpose: str, template: str, row: str, *, separator: str = ", ", strict: bool = True) -> ManyRows:
+def _many_rows(purpose: str, template: str, row: str, *, separator: str = ", ", strict: bool = False) -> ManyRows:
     sql = {size: template.format(rows=separator.join([row] * size)) for size in ROWS_PER_STATEMENT}
     return ManyRows(purpose, MappingProxyType(sql), strict)
 
 
-DROP_BRANCHES = _many_rows(
-    "DropBranch",
-    # not `IN (VALUES …)`, which reads the whole table for a key of two columns
-    "DELETE FROM branch WHERE {rows}",
-    "(xid = ? AND branch_id = ?)",
-    separator=" OR ",
-)
-OPEN_GLOBALS = _many_rows(
-    "OpenGlobal",
+PUT_GLOBALS = _many_rows(
+    "PutGlobal",
     "INSERT INTO global_transaction"
-    " (xid, name, application, client_group, begin_ms, timeout_ms, phase, rollback_only) VALUES {rows}",
-    "(?, ?, ?, ?, ?, ?, ?, 0)",
+    " (xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only, end_ms) VALUES {rows}"
+    " ON CONFLICT (xid) DO UPDATE SET name = excluded.name, application = excluded.application,"
+    " client_group = excluded.client_group, begin_ms = excluded.begin_ms, timeout_ms = excluded.timeout_ms,"
+    " phase = excluded.phase, cause = excluded.cause, rollback_only = excluded.rollback_only, end_ms = excluded.end_ms",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 )
-ADD_BRANCHES = _many_rows(
-    "AddBranch",
-    # joined, so that a branch of no open transaction is refused here and not found by the next start
-    "INSERT INTO branch (xid, branch_id, seq, branch_type, resource_id, lock_text, application_data, auto_commit,"
-    " client_id) SELECT v.* FROM (VALUES {rows}) AS v CROSS JOIN global_transaction AS g"
-    " WHERE g.xid = v.column1 AND g.end_ms IS NULL",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+PUT_BRANCHES = _many_rows(
+    "PutBranch",
+    "INSERT OR REPLACE INTO branch (xid, branch_id, seq, branch_type, resource_id, lock_text, auto_commit, client_id,"
+    " lock_mode, phase_one, application_data, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms)"
+    " VALUES {rows}",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 )
 MARK_BRANCHES = _many_rows(
     "MarkBranch",
@@ -86,31 +80,15 @@ MARK_BRANCHES = _many_rows(
     " FROM (VALUES {rows}) AS v WHERE branch.xid = v.column1 AND branch.branch_id = v.column2",
     "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 )
-MARK_GLOBALS = _many_rows(
-    "MarkGlobal",
-    "UPDATE global_transaction SET phase = v.column2, cause = v.column3, rollback_only = v.column4"
-    " FROM (VALUES {rows}) AS v WHERE global_transaction.xid = v.column1 AND global_transaction.end_ms IS NULL",
-    "(?, ?, ?, ?)",
+DROP_BRANCHES = _many_rows(
+    "DropBranch",
+    # not `IN (VALUES …)`, which reads the whole table for a key of two columns
+    "DELETE FROM branch WHERE {rows}",
+    "(xid = ? AND branch_id = ?)",
+    separator=" OR ",
 )
-END_GLOBALS = _many_rows(
-    "EndGlobal",
-    "UPDATE global_transaction SET phase = v.column2, cause = v.column3, end_ms = v.column4"
-    " FROM (VALUES {rows}) AS v WHERE global_transaction.xid = v.column1 AND global_transaction.end_ms IS NULL",
-    "(?, ?, ?, ?)",
-)
-DROP_BRANCHES_OF_ENDED = _many_rows("EndGlobal", "DELETE FROM branch WHERE xid IN (VALUES {rows})", "(?)", strict=False)
-FORGET_OUTCOMES = _many_rows("purge", "DELETE FROM global_transaction WHERE xid IN (VALUES {rows})", "(?)")
-
-
-def write(connection: sqlite3.Connection, change: NetChange) -> None:
-    """Execute `change` in the transaction that is open. Raises StoreError where the store knows no such thing."""
-    DROP_BRANCHES.run(connection, [(encode(drop.xid), drop.branch_id) for drop in change.drops])
-    OPEN_GLOBALS.run(connection, [_open_row(opened) for opened in change.opens])
-    ADD_BRANCHES.run(connection, [_add_row(added) for added in change.adds])
-    MARK_BRANCHES.run(connection, [_branch_mark_row(marked) for marked in change.branch_marks])
-    MARK_GLOBALS.run(connection, [_mark_row(marked) for marked in change.marks])
-    END_GLOBALS.run(connection, [_end_row(ended) for ended in change.ends])
-    DROP_BRANCHES_OF_ENDED.run(connection, [(encode(ended.xid),) for ended in change.ends])
+DROP_BRANCHES_OF_ENDED = _many_rows("EndGlobal", "DELETE FROM branch WHERE xid IN (VALUES {rows})", "(?)")
+FORGET_OUTCOMES = _many_rows("purge", "DELETE FROM global_transaction WHERE xid IN (VALUES {rows})", "(?)", strict=True)
 
 
 def encode(text: str) -> bytes:
@@ -127,7 +105,13 @@ def _encode_optional(text: str | None) -> bytes | None:
     return None if text is None else encode(text)
 
 
-def _open_row(opened: OpenGlobal) -> Row:
+def global_row(opened: OpenGlobal, marked: MarkGlobal | None, ended: EndGlobal | None) -> Row:
+    """A transaction as PUT_GLOBALS takes it."""
+    phase, cause, end_ms = Phase.OPEN, None, None
+    if ended is not None:
+        phase, cause, end_ms = ended.phase, ended.cause, ended.end_ms
+    elif marked is not None:
+        phase, cause = marked.phase, marked.cause
     return (
         encode(opened.xid),
         encode(opened.name),
@@ -135,20 +119,20 @@ def _open_row(opened: OpenGlobal) -> Row:
         encode(opened.group),
         opened.begin_ms,
         opened.timeout_ms,
-        Phase.OPEN.value,
+        phase.value,
+        None if cause is None else cause.value,
+        0 if marked is None else int(marked.rollback_only),
+        end_ms,
     )
 
 
-def _mark_row(marked: MarkGlobal) -> Row:
-    cause = None if marked.cause is None else marked.cause.value
-    return (encode(marked.xid), marked.phase.value, cause, int(marked.rollback_only))
-
-
-def _end_row(ended: EndGlobal) -> Row:
-    return (encode(ended.xid), ended.phase.value, ended.cause.value, ended.end_ms)
-
-
-def _add_row(added: AddBranch) -> Row:
+def branch_row(added: AddBranch, marked: MarkBranch | None) -> Row:
+    """A live branch as PUT_BRANCHES takes it."""
+    facts: Row
+    if marked is None:
+        facts = (PhaseOne.REGISTERED.value, _encode_optional(added.application_data), 0, 0, None, None, None, None)
+    else:
+        facts = branch_mark_row(marked)[2:]
     return (
         encode(added.xid),
         added.branch_id,
@@ -156,13 +140,15 @@ def _add_row(added: AddBranch) -> Row:
         added.branch_type.value,
         encode(added.resource_id),
         encode(added.lock_text),
-        _encode_optional(added.application_data),
         int(added.auto_commit),
         encode(added.client_id),
+        added.lock_mode.value,
+        *facts,
     )
 
 
-def _branch_mark_row(marked: MarkBranch) -> Row:
+def branch_mark_row(marked: MarkBranch) -> Row:
+    """What can change of a branch, as MARK_BRANCHES takes it."""
     return (
         encode(marked.xid),
         marked.branch_id,

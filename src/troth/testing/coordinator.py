@@ -249,6 +249,7 @@ class Coordinator:
 def _rules() -> Rules:
     return Rules(
         hot_wait_ms=CONFIG.lock.hot_wait,
+        cold_wait_ms=CONFIG.lock.cold_wait,
         answer_timeout_ms=CONFIG.answer.timeout,
         first_round_ms=CONFIG.answer.first_round,
         backoff=Backoff(min_ms=CONFIG.retry.min, max_ms=CONFIG.retry.max),

@@ -89,7 +89,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "forgets the locks at load",
         "core/cell.py",
-        "                    self.locks.take(tx.xid, branch.branch_id, branch.keys)\n                if tx.phase",
+        "                    self.locks.take(tx.xid, branch.branch_id, branch.keys, branch.lock_mode)\n"
+        "                if tx.phase",
         "                    pass\n                if tx.phase",
     ),
     Mutation(
@@ -138,13 +139,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "skips the lock check",
         "core/cell.py",
-        "        conflicts = self.locks.conflicts(register.xid, register.keys)\n        if not conflicts:\n",
-        "        conflicts = self.locks.conflicts(register.xid, register.keys)\n        if True:\n",
+        "        conflicts = self.locks.conflicts(register.xid, register.keys, register.lock_mode)\n"
+        "        if not conflicts:\n",
+        "        conflicts = self.locks.conflicts(register.xid, register.keys, register.lock_mode)\n        if True:\n",
     ),
     Mutation(
         "grants a queued registration without looking at its other rows",
         "core/locks.py",
-        "            if not self.conflicts(register.xid, register.keys):\n",
+        "            if not self.conflicts(waiter.xid, waiter.keys, waiter.lock_mode, waiter.branch_id):\n",
         "            if True:\n",
     ),
     Mutation(
@@ -156,8 +158,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "frees the rows when the rollback is decided",
         "core/actions.py",
-        "    out.asks.extend(DenyWaiters(branch) for branch in tx.branches.values())\n",
-        "    out.asks.extend(DenyWaiters(branch) for branch in tx.branches.values())\n"
+        "    out.asks.extend(DenyWaiters(tx.xid, branch) for branch in tx.branches.values())\n",
+        "    out.asks.extend(DenyWaiters(tx.xid, branch) for branch in tx.branches.values())\n"
         "    out.asks.extend(Free(tx.xid, branch) for branch in tx.branches.values())\n",
     ),
     Mutation(
@@ -175,8 +177,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "locks nothing",
         "server/inbound/seata_requests.py",
-        "            keys = parse_lock_text(resource_id, text)\n",
-        "            keys = parse_lock_text(resource_id, text) and ()\n",
+        "            keys = parse_lock_text(resource_id, text)\n        except LockTextError as error:\n"
+        "            reply.send(answers.register_refusal",
+        "            keys = parse_lock_text(resource_id, text) and ()\n        except LockTextError as error:\n"
+        "            reply.send(answers.register_refusal",
     ),
     Mutation(
         "leaves waiting registrations in the queue at the decision",
@@ -220,12 +224,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "skips failed branches at rollback, as Seata does",
         "core/actions.py",
-        "    _decide(tx, cause, out)\n    out.asks.extend(DenyWaiters(branch)",
+        "    _decide(tx, cause, out)\n    out.asks.extend(DenyWaiters(tx.xid, branch)",
         "    _decide(tx, cause, out)\n"
         "    for failed in [b for b in tx.branches.values() if b.phase_one.value == 'failed']:\n"
         "        out.asks.append(Free(tx.xid, tx.branches.pop(failed.branch_id)))\n"
         "        out.writes.append(fx.DropBranch(tx.xid, failed.branch_id))\n"
-        "    out.asks.extend(DenyWaiters(branch)",
+        "    out.asks.extend(DenyWaiters(tx.xid, branch)",
     ),
     Mutation(
         "rolls back the oldest branch first",
@@ -331,20 +335,20 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "keeps waiting registrations of a closed channel",
         "core/cell.py",
-        "                    self.locks.unqueue(register)\n                    todo.append(ev.Cancelled(",
-        "                    todo.append(ev.Cancelled(",
+        "                    if self.locks.unqueue(register):",
+        "                    if self.locks.is_queued(register):",
     ),
     # ---- AT, on the other end
     Mutation(
         "AT writes no undo row",
         "client/modes/at.py",
-        "            yield from self._write_undo(local, branch_id)\n",
+        "                yield from self._write_undo(local, branch_id, share)\n",
         "",
     ),
     Mutation(
         "AT locks nothing",
         "client/modes/at.py",
-        "        locks = lock_text(lock for change in local.changes for lock in change.locks)\n",
+        "        locks = share.locks\n",
         "        locks = ''\n",
     ),
     Mutation(

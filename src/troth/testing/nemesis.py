@@ -11,6 +11,7 @@ from troth.core.model import Phase, Verb
 from troth.testing import coordinator as tc
 from troth.testing.network import Process
 from troth.wire.seata.enums import BranchStatus, BranchType, GlobalStatus
+from troth.wire.seata.lock_wait import LockWaitRequest
 from troth.wire.seata.messages import (
     BranchRegisterRequest,
     BranchReportRequest,
@@ -142,6 +143,7 @@ class Nemesis:
             GlobalReportRequest(xid, None, GlobalStatus.Begin),
             BranchRegisterRequest(xid, BranchType.AT, world.databases[0].name, "t:1"),
             BranchRegisterRequest(xid, BranchType.AT, world.databases[1].name, None),
+            LockWaitRequest(xid, BranchType.AT, world.databases[0].name, "t:1"),
             BranchReportRequest(xid, 4711, BranchStatus.PhaseOne_Done, world.databases[0].name),
         ]
         if decided:

@@ -23,6 +23,7 @@ from troth.testing.line import ADDRESS, SETTINGS, Line, MergingWire
 from troth.testing.network import Process
 from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode, TransactionExceptionCode
 from troth.wire.seata.frame import Frame
+from troth.wire.seata.lock_wait import ANNOUNCEMENT, LockWaitRequest, LockWaitResponse
 from troth.wire.seata.messages import (
     BranchCommitRequest,
     BranchCommitResponse,
@@ -75,6 +76,7 @@ class ResourceManager:
         self._merges = merges
         self._world = world
         self._rng: random.Random = world.rng(name)
+        self._waits_cold = not merges and world.rng(f"{name} waits").random() < 0.5
         self._lives = 0
         self._ip = f"10.0.1.{len(name) + sum(name.encode()) % 100}"
         self._process = Process(world.loop, name, self._ip)
@@ -95,7 +97,8 @@ class ResourceManager:
             self._ip = f"10.0.2.{self._lives}"
         self._process = Process(self._world.loop, self.name, self._ip)
         resources = f"{self.database.name},{self.tcc_resource}"
-        registration = RegisterRMRequest(self._version, self._application, "default_tx_group", resource_ids=resources)
+        asks_for = ANNOUNCEMENT if self._waits_cold else None
+        registration = RegisterRMRequest(self._version, self._application, "default_tx_group", asks_for, resources)
         self._line = self._world.line(self._process, lambda: registration, self._new_wire, SETTINGS.rm_timeout_s)
         self._world.note(self.name, f"starts at {self._ip}")
 
@@ -141,6 +144,8 @@ class ResourceManager:
 
     async def _change(self, xid: str, keys: tuple[str, ...]) -> None:
         """An AT branch: append to rows; a conflict is tried again from the start, as with autoCommit."""
+        if self._waits_cold and self._rng.random() < 0.5:  # without a conflict before, as a straggler
+            await self._wait_for_rows(xid, keys)
         for _ in range(_TRIES):
             owner = object()
             try:
@@ -152,8 +157,17 @@ class ResourceManager:
                 raise OpFailed(str(error)) from error
             finally:
                 self.database.release(owner)
-            await asyncio.sleep(self._rng.uniform(0.01, 0.1))
+            if self._waits_cold:
+                await self._wait_for_rows(xid, keys)
+            else:
+                await asyncio.sleep(self._rng.uniform(0.01, 0.1))
         raise OpFailed("lock conflict")
+
+    async def _wait_for_rows(self, xid: str, keys: tuple[str, ...]) -> None:
+        """A cold wait: without local row locks, until the rows are kept for `xid`."""
+        answer = await self._ask(LockWaitRequest(xid, BranchType.AT, self.database.name, f"t:{','.join(keys)}"))
+        if not isinstance(answer, LockWaitResponse) or answer.result_code is not ResultCode.Success:
+            raise OpFailed(f"the rows cannot be had: {answer}")
 
     async def _change_locked(self, xid: str, keys: tuple[str, ...]) -> None:
         strikes = self._world.weather.strikes

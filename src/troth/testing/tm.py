@@ -193,7 +193,7 @@ class TransactionManager:
                 GlobalCommitRequest("x" * 300),
                 GlobalStatusRequest("\x00:\N{SNOWMAN}:1"),
                 BranchRegisterRequest(self._world.some_xid(), BranchType.AT, "jdbc:mysql://x", "a:1;b"),
-                BranchRegisterRequest(self._world.some_xid(), BranchType.XA, "jdbc:mysql://x", "a:1"),
+                BranchRegisterRequest(self._world.some_xid(), BranchType.SAGA_ANNOTATION, "jdbc:mysql://x", "a:1"),
             )
         )
         await self.ask(message)

@@ -14,6 +14,7 @@ from troth.client.context import join
 from troth.client.flow import ResourceHandler
 from troth.client.settings import ClientSettings
 from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode, TransactionExceptionCode
+from troth.wire.seata.lock_wait import NOT_NEGOTIATED, LockWaitRequest
 from troth.wire.seata.messages import (
     BranchCommitRequest,
     BranchRegisterRequest,
@@ -55,6 +56,8 @@ class FakeCoordinator:
         match message:
             case GlobalLockQueryRequest():
                 return GlobalLockQueryResponse(lockable=self._held(message) is None)
+            case LockWaitRequest():
+                return NOT_NEGOTIATED
             case BranchRegisterRequest():
                 return self._register(message)
             case BranchReportRequest():

@@ -8,7 +8,7 @@ psycopg's business (`troth.client.drivers.psycopg_place`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
@@ -29,6 +29,7 @@ from troth.client.drivers.psycopg_work import AtWork
 from troth.client.drivers.running import arun
 from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Later, ResourceClient
+from troth.client.sql.additive import Floor
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement, Verb
 
@@ -45,7 +46,13 @@ _AS_IMAGES_ARE_READ = frozenset(
 _TEXTS_REMEMBERED = 256
 
 
-async def connect_async(url: str, client: ResourceClient | None = None, **driver_options: Any) -> Connection:
+async def connect_async(
+    url: str,
+    client: ResourceClient | None = None,
+    *,
+    additive: Mapping[str, Floor] | None = None,
+    **driver_options: Any,
+) -> Connection:
     """Open the database under AT. `driver_options` go to `asyncpg.connect`.
 
     `client` is None: the process's default one, at each use.
@@ -56,17 +63,19 @@ async def connect_async(url: str, client: ResourceClient | None = None, **driver
         raise NotSupported(
             f"{type(connection).__name__} would pass by AT.", "Inherit from troth.client.drivers.asyncpg.Connection."
         )
-    connection.at_open(place, client)
+    connection.at_open(place, client, additive)
     return connection
 
 
-def create_pool(url: str, *, client: ResourceClient | None = None, **options: Any) -> Any:
+def create_pool(
+    url: str, *, client: ResourceClient | None = None, additive: Mapping[str, Floor] | None = None, **options: Any
+) -> Any:
     """`asyncpg.create_pool` of connections under AT; `options` are asyncpg's, of the pool and of connections."""
     place = parse_url(url)
 
     async def connect(*arguments: Any, **given: Any) -> Any:
         connection = await asyncpg.connect(*arguments, **given)
-        connection.at_open(place, client)
+        connection.at_open(place, client, additive)
         return connection
 
     return asyncpg.create_pool(**{**place.arguments, "connection_class": Connection, **options, "connect": connect})
@@ -86,6 +95,12 @@ class _Info:
         self.dbname = str(connection._params.database)
 
     @property
+    def server_version(self) -> int:
+        """As libpq gives it: 150004 is 15.4, for asyncpg (15, 0, 4)."""
+        version = self._connection.get_server_version()
+        return int(version.major) * 10_000 + int(version.minor) * 100 + int(version.micro)
+
+    @property
     def transaction_status(self) -> pq.TransactionStatus:
         """IDLE, or not."""
         return pq.TransactionStatus.INTRANS if self._connection.at_is_open() else pq.TransactionStatus.IDLE
@@ -96,9 +111,11 @@ class Connection(_Base):  # type: ignore[misc]
 
     at: AtWork
 
-    def at_open(self, place: AsyncpgUrl, client: ResourceClient | None) -> None:
+    def at_open(
+        self, place: AsyncpgUrl, client: ResourceClient | None, additive: Mapping[str, Floor] | None = None
+    ) -> None:
         """Begin to work under AT."""
-        self.at = AtWork(place.place, cast("Any", _Info(self)), client, _in_thread)
+        self.at = AtWork(place.place, cast("Any", _Info(self)), client, _in_thread, additive)
         # Two statements of a connection at a time are an error in asyncpg; here each is many, so the second one waits.
         self._at_lock = asyncio.Lock()
         self._at_waiting: list[tuple[str, Later]] = []
@@ -185,11 +202,24 @@ class Connection(_Base):  # type: ignore[misc]
                     f"the server expects {count} argument{'' if count == 1 else 's'} for this query, "
                     f"{len(one)} {'was' if len(one) == 1 else 'were'} passed"
                 )
+        await self._at_check_calls(statement)
         flow = self.at.plan(statement, [named(one) for one in given], self.at.situation(autocommit=True))
         if flow is None:
             return None
         watch(self)
         return _shown(statement, await self.at_flow(flow, **options))
+
+    async def _at_check_calls(self, statement: Statement) -> None:
+        """Refuse functions that may write unseen. Raises NotSupported."""
+        flow = self.at.check_calls(statement)
+        if flow is not None:
+            await self.at_flow(flow)
+
+    async def at_learn(self, query: str) -> None:
+        """Ask what functions the query calls, inside a global transaction. Raises NotSupported if they may write."""
+        if self.at.concerns:
+            async with self.at_turn():
+                await self._at_check_calls(self.at_parse(query)[0])
 
     def unfinished(self, xid: str) -> str | None:
         """See `troth.client.context.LocalWork`."""
@@ -245,6 +275,7 @@ class Connection(_Base):  # type: ignore[misc]
         self, query: str, args: Iterable[Sequence[Any]], *, timeout: float | None = None, record_class: Any = None
     ) -> list[Any]:
         """`asyncpg.Connection.fetchmany`; inside a global transaction for reading only."""
+        await self.at_learn(query)
         self.at_check_read(query, "fetchmany()")
         async with self.at_turn():
             return list(await super().fetchmany(query, args, timeout=timeout, record_class=record_class))
@@ -260,14 +291,15 @@ class Connection(_Base):  # type: ignore[misc]
             return PreparedStatement(self, await super().prepare(query, **options), options.get("record_class"))
 
     def at_check_read(self, query: str, what: str) -> None:
-        """Raises NotSupported inside a global transaction, if the query does more than read."""
-        if self.at.concerns and self.at_parse(query)[0].verb is not Verb.READ:
+        """Raises NotSupported inside a global transaction, if the query does more than read. See `at_learn`."""
+        if self.at.concerns and not self.at.only_reads(self.at_parse(query)[0]):
             self.at.refuse_inside(what, "Use fetch() or execute(), or do it outside of the global transaction.")
 
     # --- what would write past AT ---
 
     async def copy_from_query(self, query: str, *args: Any, **options: Any) -> Any:
         """`asyncpg.Connection.copy_from_query`; inside a global transaction for reading only."""
+        await self.at_learn(query)
         self.at_check_read(query, "COPY of a query that writes")
         return await super().copy_from_query(query, *args, **options)
 

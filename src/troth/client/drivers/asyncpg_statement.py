@@ -53,6 +53,7 @@ class PreparedStatement:
 
     async def fetchmany(self, args: Iterable[Sequence[Any]], *, timeout: float | None = None) -> list[Any]:
         """`PreparedStatement.fetchmany`; inside a global transaction for reading only."""
+        await self._connection.at_learn(self._raw.get_query())
         self._connection.at_check_read(self._raw.get_query(), "fetchmany()")
         async with self._connection.at_turn():
             self._status = None
@@ -68,6 +69,7 @@ class PreparedStatement:
     async def explain(self, *args: Any, analyze: bool = False) -> Any:
         """`PreparedStatement.explain`; inside a global transaction with `analyze` for reading only."""
         if analyze:
+            await self._connection.at_learn(self._raw.get_query())
             self._connection.at_check_read(self._raw.get_query(), "EXPLAIN ANALYZE")
         async with self._connection.at_turn():
             return await self._raw.explain(*args, analyze=analyze)

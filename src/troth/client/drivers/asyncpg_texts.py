@@ -88,5 +88,7 @@ def literal(value: object) -> str:
             return f" E'{escaped}'"
         case bytes() | bytearray() | memoryview():
             return f" E'\\\\x{bytes(value).hex()}'::bytea"
+        case list():
+            return f"ARRAY[{', '.join(map(literal, value))}]"
         case _:
             raise TypeError(f"a {type(value).__name__} is no value of an image")

@@ -9,21 +9,25 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from troth.client.context import current_xid, watch
+from troth.client.context import reads_committed, watch, work_xid
 from troth.client.drivers.running import run
 from troth.client.drivers.served import ServedResource
 from troth.client.drivers.sqlite import SqliteExecutor, SqliteResource, SqliteUrl, check_version, parse_url
 from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Parameters, ResourceClient
+from troth.client.modes.additive import additions_of
 from troth.client.modes.at import LockRetry, PhaseOne, Situation
 from troth.client.modes.at_write import Writer
+from troth.client.sql.additive import Floor
+from troth.client.sql.checked_reads import checked_read, only_set
 from troth.client.sql.dialects.sqlite import SqliteDialect
+from troth.client.sql.dialects.sqlite_reads import parse_locking
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement, Verb
 
@@ -34,7 +38,13 @@ log = logging.getLogger(__name__)
 _OWN = ("_raw", "_url", "_dialect", "_phase_one", "served", "_lock", "_abandoned")
 
 
-def connect(url: str, client: ResourceClient | None = None, **driver_options: Any) -> Connection:
+def connect(
+    url: str,
+    client: ResourceClient | None = None,
+    *,
+    additive: Mapping[str, Floor] | None = None,
+    **driver_options: Any,
+) -> Connection:
     """Open the file under AT. `url` as `parse_url` takes it; `driver_options` go to `sqlite3.connect`.
 
     `client` is None: the process's default one, at each use. The resource is registered now if there is a client, else
@@ -45,7 +55,7 @@ def connect(url: str, client: ResourceClient | None = None, **driver_options: An
     options = {**place.options, **driver_options}
     if "autocommit" in options and options["autocommit"] != getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None):
         raise NotSupported("AT does not work with sqlite3's `autocommit` attribute.", "Use isolation_level.")
-    connection = Connection(sqlite3.connect(place.path, **options), place, client)
+    connection = Connection(sqlite3.connect(place.path, **options), place, client, additive)
     connection.served.announce()
     return connection
 
@@ -53,11 +63,18 @@ def connect(url: str, client: ResourceClient | None = None, **driver_options: An
 class Connection:
     """`sqlite3.Connection` under AT. What is not defined here is the driver's own."""
 
-    def __init__(self, raw: sqlite3.Connection, url: SqliteUrl, client: ResourceClient | None) -> None:
+    def __init__(
+        self,
+        raw: sqlite3.Connection,
+        url: SqliteUrl,
+        client: ResourceClient | None,
+        additive: Mapping[str, Floor] | None = None,
+    ) -> None:
         self._raw = raw
         self._url = url
         self._dialect = SqliteDialect()
-        self._phase_one = PhaseOne(self._dialect, url.resource_id, Writer(self._dialect), LockRetry())
+        writer = Writer(self._dialect, additions=additions_of(self._dialect, additive))
+        self._phase_one = PhaseOne(self._dialect, url.resource_id, writer, LockRetry())
         self.served = ServedResource(url.resource_id, SqliteResource(url.path), self._phase_one, client)
         # sqlite3 lets threads share a connection (check_same_thread=False), statement by statement; here each is many.
         self._lock = threading.RLock()
@@ -98,11 +115,21 @@ class Connection:
             self._drop_abandoned()
             return self._statement(cursor, sql, sets, many=many)
 
+    def passed(self, cursor: sqlite3.Cursor, sql: str, parameters: Any) -> bool:
+        """Let the driver execute where AT has nothing to do: the shortest way. False: it has."""
+        with self._lock:
+            if work_xid() is not None or self._phase_one.local is not None or self._abandoned:
+                return False
+            cursor.execute(sql, parameters)
+            return True
+
     def _statement(self, cursor: sqlite3.Cursor, sql: str, sets: Iterable[Any], *, many: bool) -> Outcome | None:
-        if current_xid() is None and self._phase_one.local is None:
+        if work_xid() is None and self._phase_one.local is None:
             return _passed(cursor, sql, sets, many=many)
         self._phase_one.notice(in_transaction=self._raw.in_transaction)
         statement = self._dialect.parse(sql)
+        if reads_committed():
+            statement = checked_read(statement, parse_locking)
         match statement.verb:
             case Verb.READ:
                 return _passed(cursor, sql, sets, many=many)
@@ -110,6 +137,8 @@ class Connection:
                 raise statement.refusal()
             case Verb.INSERT | Verb.UPDATE | Verb.DELETE:
                 return self._write(cursor, statement, list(sets))
+            case Verb.LOCKING_READ:
+                return self._checked_read(cursor, statement, only_set(sets))
             case Verb.COMMIT if self._raw.in_transaction:
                 self.commit()
             case Verb.ROLLBACK if self._raw.in_transaction:
@@ -127,6 +156,12 @@ class Connection:
         with self._plain_text(statement):
             return self._run(self._phase_one.write(self._situation(), statement, sets), cursor)
 
+    def _checked_read(self, cursor: sqlite3.Cursor, statement: Statement, given: Parameters) -> Outcome:
+        self.served.register()
+        watch(self)
+        with self._plain_text(statement):
+            return self._run(self._phase_one.read_locked(self._situation(), statement, given), cursor)
+
     @contextmanager
     def _plain_text(self, statement: Statement) -> Iterator[None]:
         """Images are read as str, whatever the user's text factory makes of text."""
@@ -143,7 +178,7 @@ class Connection:
             self._raw.text_factory = factory
 
     def _situation(self) -> Situation:
-        return Situation(current_xid(), self._raw.in_transaction, self._raw.isolation_level is not None)
+        return Situation(work_xid(), self._raw.in_transaction, self._raw.isolation_level is not None)
 
     def _run(self, flow: Flow[R], cursor: sqlite3.Cursor | None = None) -> R:
         return run(flow, SqliteExecutor(self._raw, cursor), self.served)
@@ -158,7 +193,7 @@ class Connection:
             if self._phase_one.local is None:
                 self._raw.commit()
             else:
-                self._run(self._phase_one.commit(current_xid()))
+                self._run(self._phase_one.commit(work_xid()))
 
     def rollback(self) -> None:
         """Roll the local transaction back."""
@@ -238,7 +273,7 @@ class Connection:
 
     def refuse_inside(self, what: str) -> None:
         """Raises NotSupported inside a global transaction, or where a local one still belongs to one."""
-        if current_xid() is not None or self._phase_one.local is not None:
+        if work_xid() is not None or self._phase_one.local is not None:
             raise NotSupported(f"{what} writes past AT.", "Do it outside of the global transaction, or use execute().")
 
 
@@ -271,7 +306,10 @@ class Cursor:
 
     def execute(self, sql: str, parameters: Any = (), /) -> Self:
         """Execute one statement."""
-        self._set_outcome(None)
+        if self._outcome is not None:
+            self._set_outcome(None)
+        if self.connection.passed(self._raw, sql, parameters):
+            return self
         self._set_outcome(self.connection.statement(self._raw, sql, [parameters], many=False))
         return self
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,28 +21,30 @@ except ImportError as error:
 from troth.client.context import watch
 from troth.client.drivers.psycopg_batch import (
     NOTHING,
-    PIPELINES,
-    AnyCursor,
     Waiting,
     begins,
-    fill,
-    held_back,
-    raise_first,
 )
-from troth.client.drivers.psycopg_place import PostgresUrl, arguments_of, check, init, parse_url, prepare_of, rows_of
+from troth.client.drivers.psycopg_place import (
+    PostgresUrl,
+    check,
+    init,
+    init_hot_rows,
+    parse_url,
+)
 from troth.client.drivers.psycopg_results import Shown
 from troth.client.drivers.psycopg_work import AtWork, Block, swallows
 from troth.client.drivers.running import run
 from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Later, Query, ResourceClient, Rows
+from troth.client.sql.additive import Floor
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement
 
 if TYPE_CHECKING:
-    from psycopg.abc import Params, PQGen
+    from psycopg.abc import Params
     from psycopg.pq.abc import PGconn
 
-__all__ = ["Connection", "Cursor", "ServerCursor", "check", "connect", "init"]
+__all__ = ["Connection", "Cursor", "ServerCursor", "check", "connect", "init", "init_hot_rows"]
 
 R = TypeVar("R")
 
@@ -71,16 +73,20 @@ class Connection(psycopg.Connection[Any]):
         self._at_lock = threading.RLock()
         self._plain_blocks = 0
         self._at_blocks = 0
-        self._at_piping = False
 
     @classmethod
     def connect(  # type: ignore[override]
-        cls, conninfo: str = "", *, client: ResourceClient | None = None, **options: Any
+        cls,
+        conninfo: str = "",
+        *,
+        client: ResourceClient | None = None,
+        additive: Mapping[str, Floor] | None = None,
+        **options: Any,
     ) -> Self:
         """Open a connection; `conninfo` is a URL or libpq's own text."""
         place = parse_url(conninfo) if "://" in conninfo else PostgresUrl(conninfo, None)
         connection = super().connect(place.conninfo, **options)
-        connection.at = AtWork(place, connection.info, client, lambda settle: settle)
+        connection.at = AtWork(place, connection.info, client, lambda settle: settle, additive)
         connection.at.announce()
         return connection
 
@@ -113,23 +119,6 @@ class Connection(psycopg.Connection[Any]):
                 self.at.forget()
             yield self.at
 
-    @contextmanager
-    def at_pipeline(self) -> Iterator[None]:
-        """What is executed inside goes to the server in one round trip; psycopg begins nothing by itself."""
-        if not PIPELINES:
-            yield
-            return
-        self._at_piping = True
-        try:
-            with super().pipeline() as pipeline, held_back(pipeline):
-                yield
-        finally:
-            self._at_piping = False
-
-    def _start_query(self) -> PQGen[None]:
-        if not self._at_piping:
-            yield from super()._start_query()
-
     def at_check_calls(self, statement: Statement) -> None:
         """Refuse functions that may write unseen. Raises NotSupported."""
         flow = self.at.check_calls(statement)
@@ -144,6 +133,8 @@ class Connection(psycopg.Connection[Any]):
                 "the `with conn.transaction()` around it was begun before the global transaction.",
                 "Enter the global transaction first.",
             )
+        if self._pipeline is not None:
+            work.refuse_inside("a pipeline that was entered before", "Enter the global transaction first.")
         flow = work.plan(statement, sets, work.situation(autocommit=self.autocommit))
         if flow is not None:
             watch(self)
@@ -169,6 +160,10 @@ class Connection(psycopg.Connection[Any]):
 
     def commit(self) -> None:
         """Commit the local transaction; inside a global one that is a branch of it (see `PhaseOne.commit`)."""
+        with self._at_lock:
+            if self.at.is_idle:
+                super().commit()
+                return
         with self.at_turn() as work:
             work.phase_one.notice(in_transaction=work.in_transaction)
             if work.phase_one.local is None:
@@ -192,6 +187,7 @@ class Connection(psycopg.Connection[Any]):
     def close(self) -> None:
         """Close the connection; an open local transaction is rolled back."""
         self.at.forget()
+        self.at.queue.close()
         super().close()
 
     @contextmanager
@@ -249,8 +245,7 @@ class _Executor:
     def __init__(self, connection: Connection, cursor: Cursor | None, options: dict[str, Any]) -> None:
         self._connection = connection
         self._queue = connection.at.queue
-        self._cursor = cursor
-        self._options = options
+        self._users = None if cursor is None else (cursor, options)
 
     def postpone(self, step: Query) -> Later:
         """Let it wait for the next one."""
@@ -260,42 +255,12 @@ class _Executor:
         """Run it with all that waits for it, and fetch everything."""
         if self._queue.passes(step.sql, self._connection):
             return NOTHING
-        begin, waiting = begins(self._connection), self._queue.take(step.sql, self._connection)
-        if begin is None and not waiting:
-            return rows_of(self._execute(step))
-        return self._together(begin, waiting, step)
-
-    def _together(self, begin: str | None, waiting: Sequence[Waiting], step: Query) -> Rows:
-        """One round trip. The server runs nothing behind the first error."""
-        answers: list[tuple[Later, AnyCursor]] = []
-        errors: list[psycopg.Error] = []
-        last: Cursor | psycopg.Cursor[Any] | None = None
-        try:
-            with self._connection.at_pipeline():
-                try:
-                    if begin is not None:
-                        self._execute(Query(begin))
-                    for one in waiting:
-                        answers.append((one.answer, self._execute(one.step)))
-                    last = self._execute(step)
-                except psycopg.Error as error:
-                    errors.append(error)
-        except psycopg.Error as error:
-            errors.append(error)
-        fill(answers)
-        raise_first(errors)
-        if last is None:
-            raise psycopg.InternalError("a pipeline has ended without an answer and without an error")
-        return rows_of(last)
-
-    def _execute(self, step: Query) -> Cursor | psycopg.Cursor[Any]:
-        sql, parameters = arguments_of(step)
-        if step.as_user and self._cursor is not None:
-            self._cursor.execute_plain(sql, parameters, **self._options)
-            return self._cursor
-        cursor = psycopg.Cursor(self._connection, row_factory=tuple_row)
-        cursor.execute(sql, parameters, prepare=prepare_of(step))
-        return cursor
+        connection, queue = self._connection, self._queue
+        begin, waiting = begins(connection), queue.take(step.sql, connection)
+        if begin is not None:
+            waiting.insert(0, Waiting(Query(begin), Later()))
+        with connection.lock:
+            return connection.wait(queue.trip(connection, waiting, step, self._users))
 
 
 class Cursor(Shown, psycopg.Cursor[Any]):
@@ -305,13 +270,12 @@ class Cursor(Shown, psycopg.Cursor[Any]):
         super().__init__(connection, row_factory=row_factory)
         self._forget_shown()
 
-    def execute_plain(self, query: Any, params: Any, **options: Any) -> Any:
-        """psycopg's own `execute`."""
-        return super().execute(query, params, **options)
-
     def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
         """Execute one statement; arguments as `psycopg.Cursor.execute` takes them."""
-        self._forget_shown()
+        self._at_rows = None
+        with self._conn._at_lock:
+            if self._conn.at.is_idle:
+                return super().execute(query, params, **options)
         with self._conn.at_turn() as work:
             if not work.concerns:
                 return super().execute(query, params, **options)

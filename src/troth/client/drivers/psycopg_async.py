@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,25 +16,21 @@ except ImportError as error:
 from troth.client.context import watch
 from troth.client.drivers.psycopg_batch import (
     NOTHING,
-    PIPELINES,
-    AnyCursor,
     Waiting,
     begins,
-    fill,
-    held_back,
-    raise_first,
 )
-from troth.client.drivers.psycopg_place import PostgresUrl, arguments_of, parse_url, prepare_of, rows_of
+from troth.client.drivers.psycopg_place import PostgresUrl, parse_url
 from troth.client.drivers.psycopg_results import Shown
 from troth.client.drivers.psycopg_work import AtWork, Block, swallows
 from troth.client.drivers.running import arun
 from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Later, Query, ResourceClient, Rows
+from troth.client.sql.additive import Floor
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement
 
 if TYPE_CHECKING:
-    from psycopg.abc import Params, PQGen
+    from psycopg.abc import Params
     from psycopg.pq.abc import PGconn
 
 R = TypeVar("R")
@@ -58,16 +54,20 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
         self._at_lock = asyncio.Lock()
         self._plain_blocks = 0
         self._at_blocks = 0
-        self._at_piping = False
 
     @classmethod
     async def connect(  # type: ignore[override]
-        cls, conninfo: str = "", *, client: ResourceClient | None = None, **options: Any
+        cls,
+        conninfo: str = "",
+        *,
+        client: ResourceClient | None = None,
+        additive: Mapping[str, Floor] | None = None,
+        **options: Any,
     ) -> Self:
         """Open a connection; `conninfo` is a URL or libpq's own text."""
         place = parse_url(conninfo) if "://" in conninfo else PostgresUrl(conninfo, None)
         connection = await super().connect(place.conninfo, **options)
-        connection.at = AtWork(place, connection.info, client, _in_thread)
+        connection.at = AtWork(place, connection.info, client, _in_thread, additive)
         connection.at.announce()
         return connection
 
@@ -100,24 +100,6 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
                 self.at.forget()
             yield self.at
 
-    @asynccontextmanager
-    async def at_pipeline(self) -> AsyncIterator[None]:
-        """What is executed inside goes to the server in one round trip; psycopg begins nothing by itself."""
-        if not PIPELINES:
-            yield
-            return
-        self._at_piping = True
-        try:
-            async with super().pipeline() as pipeline:
-                with held_back(pipeline):
-                    yield
-        finally:
-            self._at_piping = False
-
-    def _start_query(self) -> PQGen[None]:
-        if not self._at_piping:
-            yield from super()._start_query()
-
     async def at_check_calls(self, statement: Statement) -> None:
         """Refuse functions that may write unseen. Raises NotSupported."""
         flow = self.at.check_calls(statement)
@@ -132,6 +114,8 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
                 "the `async with conn.transaction()` around it was begun before the global transaction.",
                 "Enter the global transaction first.",
             )
+        if self._pipeline is not None:
+            work.refuse_inside("a pipeline that was entered before", "Enter the global transaction first.")
         flow = work.plan(statement, sets, work.situation(autocommit=self.autocommit))
         if flow is not None:
             watch(self)
@@ -149,6 +133,10 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
 
     async def commit(self) -> None:
         """Commit the local transaction; inside a global one that is a branch of it (see `PhaseOne.commit`)."""
+        async with self._at_lock:
+            if self.at.is_idle:
+                await super().commit()
+                return
         async with self.at_turn() as work:
             work.phase_one.notice(in_transaction=work.in_transaction)
             if work.phase_one.local is None:
@@ -172,6 +160,7 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
     async def close(self) -> None:
         """Close the connection; an open local transaction is rolled back."""
         self.at.forget()
+        self.at.queue.close()
         await super().close()
 
     @asynccontextmanager
@@ -233,8 +222,7 @@ class _Executor:
     def __init__(self, connection: AsyncConnection, cursor: AsyncCursor | None, options: dict[str, Any]) -> None:
         self._connection = connection
         self._queue = connection.at.queue
-        self._cursor = cursor
-        self._options = options
+        self._users = None if cursor is None else (cursor, options)
 
     def postpone(self, step: Query) -> Later:
         """Let it wait for the next one."""
@@ -244,42 +232,12 @@ class _Executor:
         """Run it with all that waits for it, and fetch everything."""
         if self._queue.passes(step.sql, self._connection):
             return NOTHING
-        begin, waiting = begins(self._connection), self._queue.take(step.sql, self._connection)
-        if begin is None and not waiting:
-            return rows_of(await self._execute(step))
-        return await self._together(begin, waiting, step)
-
-    async def _together(self, begin: str | None, waiting: Sequence[Waiting], step: Query) -> Rows:
-        """One round trip. The server runs nothing behind the first error."""
-        answers: list[tuple[Later, AnyCursor]] = []
-        errors: list[psycopg.Error] = []
-        last: AsyncCursor | psycopg.AsyncCursor[Any] | None = None
-        try:
-            async with self._connection.at_pipeline():
-                try:
-                    if begin is not None:
-                        await self._execute(Query(begin))
-                    for one in waiting:
-                        answers.append((one.answer, await self._execute(one.step)))
-                    last = await self._execute(step)
-                except psycopg.Error as error:
-                    errors.append(error)
-        except psycopg.Error as error:
-            errors.append(error)
-        fill(answers)
-        raise_first(errors)
-        if last is None:
-            raise psycopg.InternalError("a pipeline has ended without an answer and without an error")
-        return rows_of(last)
-
-    async def _execute(self, step: Query) -> AsyncCursor | psycopg.AsyncCursor[Any]:
-        sql, parameters = arguments_of(step)
-        if step.as_user and self._cursor is not None:
-            await self._cursor.execute_plain(sql, parameters, **self._options)
-            return self._cursor
-        cursor = psycopg.AsyncCursor(self._connection, row_factory=tuple_row)
-        await cursor.execute(sql, parameters, prepare=prepare_of(step))
-        return cursor
+        connection, queue = self._connection, self._queue
+        begin, waiting = begins(connection), queue.take(step.sql, connection)
+        if begin is not None:
+            waiting.insert(0, Waiting(Query(begin), Later()))
+        async with connection.lock:
+            return await connection.wait(queue.trip(connection, waiting, step, self._users))
 
 
 class AsyncCursor(Shown, psycopg.AsyncCursor[Any]):
@@ -289,13 +247,12 @@ class AsyncCursor(Shown, psycopg.AsyncCursor[Any]):
         super().__init__(connection, row_factory=row_factory)
         self._forget_shown()
 
-    async def execute_plain(self, query: Any, params: Any, **options: Any) -> Any:
-        """psycopg's own `execute`."""
-        return await super().execute(query, params, **options)
-
     async def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
         """Execute one statement; arguments as `psycopg.AsyncCursor.execute` takes them."""
-        self._forget_shown()
+        self._at_rows = None
+        async with self._conn._at_lock:
+            if self._conn.at.is_idle:
+                return await super().execute(query, params, **options)
         async with self._conn.at_turn() as work:
             if not work.concerns:
                 return await super().execute(query, params, **options)

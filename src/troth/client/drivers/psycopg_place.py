@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -85,10 +85,10 @@ def rows_of(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> Rows:
     if result is None or not result.nfields:
         return Rows((), [], cursor.rowcount, None, status)
     encoding = cursor.connection.info.encoding
-    columns = tuple((result.fname(place) or b"").decode(encoding) for place in range(result.nfields))
+    columns = tuple([(result.fname(place) or b"").decode(encoding) for place in range(result.nfields)])
     types = [result.ftype(place) for place in range(result.nfields)]
     rows: list[tuple[object, ...]] = [
-        tuple(_value(result.get_value(row, place), oid, encoding) for place, oid in enumerate(types))
+        tuple([_value(result.get_value(row, place), oid, encoding) for place, oid in enumerate(types)])
         for row in range(result.ntuples)
     ]
     return Rows(columns, rows, cursor.rowcount, None, status, result)
@@ -157,11 +157,17 @@ class PostgresResource(Resource):
 def init(url: str) -> None:
     """Make the undo table, if it is not there. Raises ValueError, DatabaseUnusable."""
     place = parse_url(url)
-    _run(place, _create(place.undo_schema))
+    _run(place, _create(create_undo_table(place.undo_schema)))
 
 
-def _create(schema: str) -> Flow[None]:
-    for sql in create_undo_table(schema):
+def init_hot_rows(url: str) -> None:
+    """Make the table of open increments, if it is not there. Raises ValueError, DatabaseUnusable."""
+    place = parse_url(url)
+    _run(place, _create(PostgresDialect(place.undo_schema).hot_rows.create))
+
+
+def _create(statements: Iterable[str]) -> Flow[None]:
+    for sql in statements:
         yield from query(sql)
 
 

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import psycopg
 from psycopg import pq, sql
 
-from troth.client.context import current_xid
+from troth.client.context import reads_committed, work_xid
 from troth.client.drivers.psycopg_batch import Queue
 from troth.client.drivers.psycopg_place import PostgresResource, PostgresUrl
 from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised, NotSupported
 from troth.client.flow import Flow, Parameters, ResourceClient
 from troth.client.holder import default_client
+from troth.client.modes.additive import additions_of
 from troth.client.modes.at import LockRetry, PhaseOne, Settle, Situation
 from troth.client.modes.at_write import Writer
+from troth.client.sql.additive import Floor
+from troth.client.sql.checked_reads import checked_read, only_set
 from troth.client.sql.dialects.postgres import PostgresDialect
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement, Verb
@@ -43,6 +46,7 @@ class AtWork:
         info: psycopg.ConnectionInfo,
         client: ResourceClient | None,
         settle_by: Callable[[Callable[[str, int], bool]], Settle],
+        additive: Mapping[str, Floor] | None = None,
     ) -> None:
         self._info = info
         self._client = client
@@ -54,7 +58,7 @@ class AtWork:
         self.phase_one = PhaseOne(
             self._dialect,
             self.resource_id,
-            Writer(self._dialect, expects=self._dialect),
+            Writer(self._dialect, expects=self._dialect, additions=additions_of(self._dialect, additive)),
             LockRetry(),
             settle_by(self._resource.settle),
         )
@@ -65,7 +69,12 @@ class AtWork:
     @property
     def concerns(self) -> bool:
         """Whether AT has to look at a statement now."""
-        return current_xid() is not None or self.phase_one.local is not None
+        return work_xid() is not None or self.phase_one.local is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether AT has nothing to do with what comes now, and nothing to put right before it."""
+        return work_xid() is None and self.phase_one.local is None and not self.abandoned
 
     @property
     def in_transaction(self) -> bool:
@@ -74,7 +83,7 @@ class AtWork:
 
     def situation(self, *, autocommit: bool) -> Situation:
         """How things stand now."""
-        return Situation(current_xid(), self.in_transaction, not autocommit)
+        return Situation(work_xid(), self.in_transaction, not autocommit)
 
     def refuse_inside(
         self, what: str, hint: str = "Use execute(), or do it outside of the global transaction."
@@ -96,7 +105,11 @@ class AtWork:
                 text = query.as_string(context)
             case _:
                 raise NotSupported(f"a query that is a {type(query).__name__} is not understood.", "Use a text.")
-        return self._dialect.parse(text, parameterised=parameterised)
+        statement = self._dialect.parse(text, parameterised=parameterised)
+        if not reads_committed():
+            return statement
+        parse = self._dialect.parse
+        return checked_read(statement, lambda sql: parse(f"{sql}\nFOR SHARE", parameterised=parameterised))
 
     def check_calls(self, statement: Statement) -> Flow[None] | None:
         """What has to be asked (and may be refused) before the statement is planned, if it calls functions."""
@@ -104,7 +117,10 @@ class AtWork:
 
     def reads(self, query: Any, context: Any, *, parameterised: bool) -> bool:
         """Whether the query only reads, and locks nothing. Raises NotSupported for functions that are not known yet."""
-        statement = self.parse(query, context, parameterised=parameterised)
+        return self.only_reads(self.parse(query, context, parameterised=parameterised))
+
+    def only_reads(self, statement: Statement) -> bool:
+        """`reads`, of a statement that is parsed already."""
         if self._dialect.check_calls(statement) is not None:
             raise NotSupported(
                 f"whether the functions {', '.join(sorted(statement.calls))} only read is not known here.",
@@ -128,7 +144,7 @@ class AtWork:
                 return self.phase_one.write(now, statement, given)
             case Verb.LOCKING_READ:
                 self.register()
-                return self.phase_one.read_locked(now, statement, next(iter(sets)) or ())
+                return self.phase_one.read_locked(now, statement, only_set(sets) or ())
             case Verb.COMMIT if self.phase_one.local is not None:
                 return _silent(self.phase_one.commit(now.xid))
             case Verb.ROLLBACK if self.phase_one.local is not None:
@@ -220,7 +236,7 @@ class Block:
         """COMMIT or RELEASE; else ROLLBACK, or ROLLBACK TO and RELEASE."""
         phase_one = self._work.phase_one
         if self.outer:
-            yield from phase_one.commit(current_xid()) if keep else phase_one.roll_back()
+            yield from phase_one.commit(work_xid()) if keep else phase_one.roll_back()
             return
         if not keep:
             yield from phase_one.control(self._now(), self._statement(Verb.ROLLBACK_TO))

@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("AT on MySQL and MariaDB needs PyMySQL: pip install 'troth[mysql]'") from error
 
-from troth.client.context import current_xid, watch
+from troth.client.context import reads_committed, watch, work_xid
 from troth.client.drivers.pymysql_places import (
     MySqlExecutor,
     MySqlPlace,
@@ -33,9 +33,13 @@ from troth.client.drivers.running import run
 from troth.client.drivers.served import ServedResource
 from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Parameters, ResourceClient, query
+from troth.client.modes.additive import additions_of
 from troth.client.modes.at import LockRetry, PhaseOne, Situation
 from troth.client.modes.at_write import Writer
+from troth.client.sql.additive import Floor
+from troth.client.sql.checked_reads import checked_read, only_set
 from troth.client.sql.dialects.mysql import CREATE_UNDO_TABLE, check_undo_table
+from troth.client.sql.dialects.mysql_additive import MYSQL_HOT_ROWS
 from troth.client.sql.dialects.mysql_images import MySqlOutcome
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement, Verb
@@ -45,7 +49,13 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 
-def connect(url: str, client: ResourceClient | None = None, **driver_options: Any) -> Connection:
+def connect(
+    url: str,
+    client: ResourceClient | None = None,
+    *,
+    additive: Mapping[str, Floor] | None = None,
+    **driver_options: Any,
+) -> Connection:
     """Open the database under AT. `url` as `parse_url` takes it; `driver_options` go to `pymysql.connect`.
 
     `client` is None: the process's default one, at each use. The resource is registered now if there is a client, else
@@ -54,7 +64,7 @@ def connect(url: str, client: ResourceClient | None = None, **driver_options: An
     place = parse_url(url)
     arguments = place.arguments(driver_options)
     arguments["client_flag"] = arguments.get("client_flag", 0) | pymysql.constants.CLIENT.MULTI_STATEMENTS
-    connection = Connection(pymysql.connect(**arguments), place, driver_options, client)
+    connection = Connection(pymysql.connect(**arguments), place, driver_options, client, additive)
     connection.served.announce()
     return connection
 
@@ -62,6 +72,11 @@ def connect(url: str, client: ResourceClient | None = None, **driver_options: An
 def init(url: str) -> None:
     """Make the undo table in the database, if it is not there. Raises DatabaseUnusable."""
     _run_on(url, query(CREATE_UNDO_TABLE))
+
+
+def init_hot_rows(url: str) -> None:
+    """Make the table of open increments, if it is not there. Raises DatabaseUnusable."""
+    _run_on(url, query(MYSQL_HOT_ROWS.create[0]))
 
 
 def check(url: str) -> list[str]:
@@ -80,13 +95,21 @@ def _run_on(url: str, flow: Flow[R]) -> R:
 class Connection:
     """`pymysql.connections.Connection` under AT. What is not defined here is the driver's own."""
 
-    def __init__(self, raw: Any, place: MySqlPlace, given: Mapping[str, Any], client: ResourceClient | None) -> None:
+    def __init__(
+        self,
+        raw: Any,
+        place: MySqlPlace,
+        given: Mapping[str, Any],
+        client: ResourceClient | None,
+        additive: Mapping[str, Floor] | None = None,
+    ) -> None:
         self._raw = raw
         self._place = place
         found_rows = bool(raw.client_flag & pymysql.constants.CLIENT.FOUND_ROWS)
         self._dialect = place.dialect(counts_found=found_rows)
         self._resource = MySqlResource(place, arguments_like(place, given, raw))
-        writer = Writer(self._dialect, expects=self._dialect)
+        additions = additions_of(self._dialect, additive, self._resource.ask)
+        writer = Writer(self._dialect, expects=self._dialect, additions=additions)
         self._phase_one = PhaseOne(self._dialect, place.resource_id, writer, LockRetry(), settle=self._resource.settle)
         self.served = ServedResource(place.resource_id, self._resource, self._phase_one, client)
         self._executor = MySqlExecutor(raw)
@@ -112,7 +135,7 @@ class Connection:
         """
         with self._lock:
             self._drop_abandoned()
-            inside = current_xid() is not None or self._phase_one.local is not None
+            inside = work_xid() is not None or self._phase_one.local is not None
             statement = self._dialect.parse(_text(sql), parameterised=sets is not None)
             if not inside:
                 return self._passed(cursor, statement, sql, sets, many=many)
@@ -122,6 +145,8 @@ class Connection:
         self, cursor: Any, statement: Statement, sql: Any, sets: Iterable[Any] | None, *, many: bool
     ) -> Outcome | None:
         self._phase_one.notice(in_transaction=self._executor.in_transaction)
+        if reads_committed():
+            statement = checked_read(statement, lambda sql: self._locking(sql, parameterised=sets is not None))
         match statement.verb:
             case Verb.READ:
                 return self._passed(cursor, statement, sql, sets, many=many)
@@ -130,7 +155,7 @@ class Connection:
             case Verb.INSERT | Verb.UPDATE | Verb.DELETE:
                 return self._write(statement, [()] if sets is None else [_parameters(one) for one in sets])
             case Verb.LOCKING_READ:
-                return self._locking_read(statement, () if sets is None else _parameters(next(iter(sets))))
+                return self._locking_read(statement, () if sets is None else _parameters(only_set(sets)))
             case Verb.COMMIT if self._executor.in_transaction:
                 self.commit()
             case Verb.ROLLBACK if self._executor.in_transaction:
@@ -154,13 +179,14 @@ class Connection:
             self._dialect.has_written = True
         self._executor.flush()
         try:
-            with self._as_given(statement.sql):
-                if many:
-                    cursor.executemany(sql, sets)
-                elif sets is None:
-                    cursor.execute(sql)
-                else:
-                    cursor.execute(sql, *sets)
+            if not many and ";" not in statement.sql:
+                cursor.execute(sql, *(sets or ()))
+            else:
+                with self._as_given(statement.sql):
+                    if many:
+                        cursor.executemany(sql, sets)
+                    else:
+                        cursor.execute(sql, *(sets or ()))
         except Exception as error:
             self._executor.note_error(error)
             raise
@@ -177,6 +203,9 @@ class Connection:
         with self._executor.one_by_one():
             yield
 
+    def _locking(self, sql: str, *, parameterised: bool) -> Statement:
+        return self._dialect.parse(f"{sql}\nLOCK IN SHARE MODE", parameterised=parameterised)
+
     def _write(self, statement: Statement, sets: list[Parameters]) -> Outcome:
         self.served.register()
         watch(self)
@@ -188,7 +217,7 @@ class Connection:
         return self._run(self._phase_one.read_locked(self._situation(), statement, given))
 
     def _situation(self) -> Situation:
-        return Situation(current_xid(), self._executor.in_transaction, not self._executor.is_autocommit)
+        return Situation(work_xid(), self._executor.in_transaction, not self._executor.is_autocommit)
 
     def _run(self, flow: Flow[R]) -> R:
         return run(flow, self._executor, self.served)
@@ -209,7 +238,7 @@ class Connection:
                 self._raw.commit()
                 self._ended()
             else:
-                self._run(self._phase_one.commit(current_xid()))
+                self._run(self._phase_one.commit(work_xid()))
                 self._dialect.has_written = False
 
     def rollback(self) -> None:
@@ -316,7 +345,7 @@ class Connection:
 
     def refuse_inside(self, what: str) -> None:
         """Raises NotSupported inside a global transaction, or where a local one still belongs to one."""
-        if current_xid() is not None or self._phase_one.local is not None:
+        if work_xid() is not None or self._phase_one.local is not None:
             raise NotSupported(
                 f"{what} may write past AT.", "Do it outside of the global transaction, or use execute()."
             )

@@ -9,7 +9,9 @@ from typing import Final
 
 from troth.client.drivers.running import Executor, run
 from troth.client.errors import TrothError
+from troth.client.flow import Parameters, Query, Rows
 from troth.client.modes.at_phase_two import Frozen, commit_branches, delete_undo_logs, roll_back_branch, settle_branch
+from troth.client.modes.at_resolution import answer_inquiry
 from troth.client.sql.dialects.base import Dialect, Fault
 from troth.wire.seata.enums import BranchStatus, ResultCode, TransactionExceptionCode
 from troth.wire.seata.messages import (
@@ -19,6 +21,7 @@ from troth.wire.seata.messages import (
     BranchRollbackResponse,
     Message,
 )
+from troth.wire.seata.private import BranchReport, Inquiry
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,11 @@ class Resource:
         with self._opened() as executor:
             return run(settle_branch(self._dialect(), xid, branch_id), executor, NoCoordinator())
 
+    def ask(self, sql: str, parameters: Parameters) -> Rows:
+        """What a query gives that sees all that is committed now. Raises the driver's errors."""
+        with self._opened() as executor:
+            return executor.query(Query(sql, parameters))
+
     def commit(self, requests: list[BranchCommitRequest]) -> list[BranchCommitResponse]:
         """Delete the undo rows of a batch of branches in one local transaction."""
         dialect = self._dialect()
@@ -86,6 +94,17 @@ class Resource:
         return BranchRollbackResponse(
             xid=request.xid, branch_id=request.branch_id, branch_status=BranchStatus.PhaseTwo_Rollbacked
         )
+
+    def inquire(self, xid: str, branch_id: int, inquiry: Inquiry) -> BranchReport:
+        """Look at one branch, or end it as an operator has decided. What went wrong is in the report."""
+        dialect = self._dialect()
+        try:
+            with self._opened() as executor:
+                return run(answer_inquiry(dialect, xid, branch_id, inquiry), executor, NoCoordinator())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the operator hears of it
+            log.warning("branch %d of %s: %s failed: %s", branch_id, xid, inquiry.action, error)
+            busy = "; it is busy, ask again" if dialect.fault(error) is Fault.BUSY else ""
+            return BranchReport("unknown", problem=f"{_text(error)}{busy}")
 
     def delete_undo_logs(self, save_days: int) -> None:
         """Delete undo rows older than `save_days` days."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
-from troth.client.flow import Coordinator, Flow, Invoke, Later, Pause, Postponed, Query, Rows, Step, Tell
+from troth.client.flow import Coordinator, Flow, Invoke, Later, Pause, Postponed, Query, Rows, Tell
 
 R = TypeVar("R")
 
@@ -20,7 +21,6 @@ class Executor(Protocol):
         ...
 
 
-@runtime_checkable
 class Postponing(Protocol):
     """An executor (of either kind) that can run a query in one trip with the next one."""
 
@@ -39,11 +39,18 @@ class AsyncExecutor(Protocol):
 
 def run(flow: Flow[R], executor: Executor, coordinator: Coordinator) -> R:
     """Answer `flow` until it ends, and give its result. What goes wrong at a step is raised inside the flow."""
+    query, postpone = executor.query, _postpone(executor)
     try:
         step = next(flow)
         while True:
             try:
-                answer = _answer(step, executor, coordinator)
+                answer: object
+                if isinstance(step, Query):
+                    answer = query(step)
+                elif isinstance(step, Postponed):
+                    answer = Later(query(step.query)) if postpone is None else postpone(step.query)
+                else:
+                    answer = _answer(step, coordinator)
             except BaseException as error:  # noqa: BLE001 - the flow decides; it raises what it does not handle
                 step = flow.throw(error)
             else:
@@ -55,11 +62,18 @@ def run(flow: Flow[R], executor: Executor, coordinator: Coordinator) -> R:
 
 async def arun(flow: Flow[R], executor: AsyncExecutor, coordinator: Coordinator) -> R:
     """`run` for coroutines. A cancellation is raised inside the flow too, so that it can clean up before it ends."""
+    query, postpone = executor.query, _postpone(executor)
     try:
         step = next(flow)
         while True:
             try:
-                answer = await _aanswer(step, executor, coordinator)
+                answer: object
+                if isinstance(step, Query):
+                    answer = await query(step)
+                elif isinstance(step, Postponed):
+                    answer = Later(await query(step.query)) if postpone is None else postpone(step.query)
+                else:
+                    answer = await _aanswer(step, coordinator)
             except BaseException as error:  # noqa: BLE001 - the flow decides; it raises what it does not handle
                 step = flow.throw(error)
             else:
@@ -69,14 +83,14 @@ async def arun(flow: Flow[R], executor: AsyncExecutor, coordinator: Coordinator)
         return result
 
 
-def _answer(step: Step, executor: Executor, coordinator: Coordinator) -> object:
+def _postpone(executor: object) -> Callable[[Query], Later] | None:
+    """`Postponing.postpone`, where the executor has it. (A check of the protocol takes as long as a statement.)"""
+    found: Callable[[Query], Later] | None = getattr(executor, "postpone", None)
+    return found
+
+
+def _answer(step: Tell | Pause | Invoke, coordinator: Coordinator) -> object:
     match step:
-        case Query():
-            return executor.query(step)
-        case Postponed(postponed):
-            return (
-                executor.postpone(postponed) if isinstance(executor, Postponing) else Later(executor.query(postponed))
-            )
         case Tell(message):
             return coordinator.tell(message)
         case Pause(delay_s):
@@ -86,14 +100,8 @@ def _answer(step: Step, executor: Executor, coordinator: Coordinator) -> object:
             return function(*arguments)
 
 
-async def _aanswer(step: Step, executor: AsyncExecutor, coordinator: Coordinator) -> object:
+async def _aanswer(step: Tell | Pause | Invoke, coordinator: Coordinator) -> object:
     match step:
-        case Query():
-            return await executor.query(step)
-        case Postponed(postponed) if isinstance(executor, Postponing):
-            return executor.postpone(postponed)
-        case Postponed(postponed):
-            return Later(await executor.query(postponed))
         case Tell(message):
             return await coordinator.atell(message)
         case Pause(delay_s):

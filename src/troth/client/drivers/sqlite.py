@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from troth.client.sql.dialects.sqlite import (
     check_undo_table,
     resource_id,
 )
+from troth.client.sql.dialects.sqlite_additive import SQLITE_HOT_ROWS
 
 R = TypeVar("R")
 
@@ -135,8 +136,13 @@ def init(url: str) -> None:
     run_on_file(parse_url(url).path, _create(), create=True)
 
 
-def _create() -> Flow[None]:
-    for sql in CREATE_UNDO_TABLE:
+def init_hot_rows(url: str) -> None:
+    """Make the table of open increments in the file."""
+    run_on_file(parse_url(url).path, _create(SQLITE_HOT_ROWS.create), create=False)
+
+
+def _create(statements: Iterable[str] = CREATE_UNDO_TABLE) -> Flow[None]:
+    for sql in statements:
         yield from query(sql)
 
 

@@ -16,9 +16,12 @@ from troth.client.links.calls import AwaitedCall, Call
 from troth.client.links.wire import OnFrame, Wire, open_socket
 from troth.client.settings import Address, ClientSettings
 from troth.wire.seata.errors import WireError
+from troth.wire.seata.lock_wait import MODE_NOT_KNOWN, NOT_NEGOTIATED, LockWaitRequest, ModeRegisterRequest, agrees
 from troth.wire.seata.messages import Message, RegisterResponse
 
 log = logging.getLogger(__name__)
+
+_PRIVATE = frozenset({LockWaitRequest, ModeRegisterRequest})
 
 
 @dataclass(slots=True)
@@ -83,8 +86,25 @@ class Channel:
             return
         due = self._loop.time() + self._timeout_s
         while self._unsent:
-            wire.ask(self._unsent.popleft(), due)
+            call = self._unsent.popleft()
+            if type(call.message) in _PRIVATE:
+                self._ask_privately(wire, call, due)
+            else:
+                wire.ask(call, due)
         wire.flush()
+
+    def _ask_privately(self, wire: Wire, call: Call, due: float) -> None:
+        """What no Seata server knows goes only to a coordinator that has agreed to it."""
+        if isinstance(call.message, LockWaitRequest):
+            if wire.waits_cold:
+                wire.ask_patiently(call, self._loop.time() + self._settings.lock_wait_timeout_s)
+            else:
+                call.succeed(NOT_NEGOTIATED)
+            return
+        if isinstance(call.message, ModeRegisterRequest) and not wire.waits_cold:
+            call.succeed(MODE_NOT_KNOWN)
+        else:
+            wire.ask(call, due)
 
     @property
     def trouble(self) -> str:
@@ -184,6 +204,7 @@ class Channel:
         answer = await call.wait()
         if not isinstance(answer, RegisterResponse) or not answer.identified:
             raise CoordinatorUnavailable(f"{wire.address} refused to register this {self.role}: {answer}")
+        wire.waits_cold = agrees(answer.version)
 
     async def _serve(self, wire: Wire) -> None:
         log.info("%s is registered at %s", self.role, wire.address)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from troth.wire.seata.lock_wait import ANNOUNCEMENT as LOCK_WAITS
 from troth.wire.seata.messages import RegisterRMRequest, RegisterTMRequest
+from troth.wire.seata.private import ANNOUNCEMENT as INQUIRIES
 
 SPOKEN_VERSION = "2.3.0"
 """The Seata version whose behaviour this client follows: a coordinator picks features by it."""
@@ -41,5 +43,6 @@ class Identity:
             version=SPOKEN_VERSION,
             application_id=self.application,
             transaction_service_group=self.group,
+            extra_data=f"{INQUIRIES}\n{LOCK_WAITS}\n",  # a Seata server does not look at it
             resource_ids=",".join(resource_ids),
         )

@@ -27,6 +27,7 @@ from troth.client.links.registration import Identity
 from troth.client.links.wire import Wire
 from troth.client.settings import Address, ClientSettings
 from troth.wire.seata.frame import Frame
+from troth.wire.seata.lock_wait import LockWaitRequest
 from troth.wire.seata.messages import (
     BranchRegisterRequest,
     BranchReportRequest,
@@ -102,7 +103,8 @@ class SeataLink:
         """See `Link.tell`."""
         call = BlockingCall(message)
         self._submit(call)
-        return call.wait(self._guard_s)
+        patient_s = self._settings.lock_wait_timeout_s if isinstance(message, LockWaitRequest) else 0.0
+        return call.wait(self._guard_s + patient_s)
 
     async def atell(self, message: Message) -> Message:
         """See `Link.atell`."""

@@ -36,6 +36,9 @@ class Wire(asyncio.Protocol):
         self._connection = Connection(max_unregistered_bytes=None)
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, Call] = {}
+        self._patient_calls: dict[int, Call] = {}
+        self.waits_cold = False
+        """The coordinator knows the messages of wire/seata/lock_wait.py."""
         self._outbox: list[bytes] = []
         self._reason: str | None = None
         self._read_at = self._wrote_at = self._pinged_at = loop.time()
@@ -60,6 +63,16 @@ class Wire(asyncio.Protocol):
         call.due = due
         self._calls[frame.request_id] = call
         self._outbox.append(data)
+
+    def ask_patiently(self, call: Call, due: float) -> None:
+        """`ask` for a call that may take longer than others: they are timed out in the order in which they were asked.
+
+        It is not timed out here but by the coordinator; `due` is for one that has forgotten it.
+        """
+        self.ask(call, due)
+        if self._calls and next(reversed(self._calls.values())) is call:
+            request_id, _ = self._calls.popitem()
+            self._patient_calls[request_id] = call
 
     def answer(self, request: Frame, message: Message) -> None:
         """Queue the answer to a request of the coordinator for the next `flush`."""
@@ -99,13 +112,14 @@ class Wire(asyncio.Protocol):
             self.flush()
 
     def _expire_calls(self, now: float) -> None:
-        # All calls of a connection have the same time limit, so the oldest is the first.
-        while self._calls:
-            request_id, call = next(iter(self._calls.items()))
-            if call.due > now:
-                return
-            del self._calls[request_id]
-            call.fail(RequestTimeout(f"{self.address} did not answer {type(call.message).__name__} in time"))
+        # All calls of one kind have the same time limit, so the oldest is the first.
+        for calls in (self._calls, self._patient_calls):
+            while calls:
+                request_id, call = next(iter(calls.items()))
+                if call.due > now:
+                    break
+                del calls[request_id]
+                call.fail(RequestTimeout(f"{self.address} did not answer {type(call.message).__name__} in time"))
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 
@@ -127,7 +141,7 @@ class Wire(asyncio.Protocol):
 
     def _receive(self, frame: Frame) -> None:
         if frame.message_type is MessageType.RESPONSE:
-            call = self._calls.pop(frame.request_id, None)
+            call = self._calls.pop(frame.request_id, None) or self._patient_calls.pop(frame.request_id, None)
             if call is None:
                 log.debug("%s: a late answer (%s) is dropped", self.address, type(frame.body).__name__)
             else:
@@ -157,8 +171,9 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         reason = self._reason or (str(exc) if exc else "it closed the connection")
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
+        calls = [*self._calls.values(), *self._patient_calls.values()]
+        self._calls, self._patient_calls = {}, {}
+        for call in calls:
             name = type(call.message).__name__
             call.fail(CoordinatorUnavailable(f"the link to {self.address} broke while {name} was in flight: {reason}"))
         if not self.closed.done():

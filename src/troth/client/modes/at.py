@@ -6,21 +6,24 @@ open, since on SQLite that would lock the whole file. Locks are asked for when t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
-from troth.client.errors import BranchFailed, LockConflict, NotSupported
+from troth.client.errors import BranchFailed, FloorReached, LockConflict, NotSupported
 from troth.client.flow import Flow, Invoke, Parameters, Pause, postponed, query, tell
+from troth.client.isolation import CHECK_ONLY
+from troth.client.modes.additive import reserve
+from troth.client.modes.additive_shares import Share, shares
+from troth.client.modes.at_wait import CONFLICTS, Denied, lock_conflict, wait_outside
 from troth.client.modes.at_write import LocalTransaction, Writer
 from troth.client.sql.dialects.base import Dialect, Fault
 from troth.client.sql.image import Outcome
 from troth.client.sql.lockkeys import lock_text
 from troth.client.sql.statement import Statement, Verb
 from troth.client.sql.undo import NORMAL, BranchUndoLog
-from troth.client.sql.undo_codec import COMPRESSOR, JACKSON, SERIALIZER, context_text, encode
-from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode, TransactionExceptionCode
+from troth.client.sql.undo_codec import COMPRESSOR, SERIALIZER, context_text, encode
+from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode
+from troth.wire.seata.lock_wait import MODE_NOT_KNOWN, ModeRegisterRequest, RowLockMode
 from troth.wire.seata.messages import (
     BranchRegisterRequest,
     BranchRegisterResponse,
@@ -33,8 +36,6 @@ from troth.wire.seata.messages import (
 _READ = "troth_read"
 _EXPLICIT = '{"autoCommit":false}'
 _LONGEST_XID = 128
-_HELD = re.compile(r"row (?P<row>.+) is held by xid = (?P<holder>\S+) for (?P<age_ms>\d+) ms")
-_CONFLICTS = (TransactionExceptionCode.LockKeyConflict, TransactionExceptionCode.LockKeyConflictFailFast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class PhaseOne:
         self._writer = writer
         self.retry = retry
         self.local: LocalTransaction | None = None
+        self._denied = Denied(resource_id, "")
 
     # --- statements ---
 
@@ -92,6 +94,7 @@ class PhaseOne:
     def _write_first(self, xid: str, statement: Statement, sets: Sequence[Parameters]) -> Flow[Outcome]:
         """The first write of a local transaction that the user will commit."""
         local = yield from self._begin(xid)
+        local.is_fresh = True
         try:
             return (yield from self._writer.write(statement, sets, local))
         except BaseException as error:
@@ -104,12 +107,17 @@ class PhaseOne:
         for _ in range(self.retry.times - 1):
             try:
                 return (yield from self._write_and_commit(xid, statement, sets))
-            except LockConflict:
+            except LockConflict as conflict:
+                yield from wait_outside(xid, self._denied, conflict, self.retry.interval_s)
+            except FloorReached as refused:
+                if not refused.may_pass:
+                    raise
                 yield Pause(self.retry.interval_s)
         return (yield from self._write_and_commit(xid, statement, sets))
 
     def _write_and_commit(self, xid: str, statement: Statement, sets: Sequence[Parameters]) -> Flow[Outcome]:
         local = yield from self._begin(xid)
+        local.is_fresh = True
         try:
             outcome = yield from self._writer.write(statement, sets, local)
         except BaseException as error:
@@ -128,17 +136,20 @@ class PhaseOne:
             NotSupported: the statement or its table is not one that AT understands.
         """
         xid = yield from self._check(now)
-        alone = self.local is None and not now.implicit
+        if self.local is None and not now.implicit:
+            return (yield from self._read_alone(xid, statement, parameters))
         local = self.local or (yield from self._begin(xid))
         for tries_left in reversed(range(self.retry.times)):
             yield from query(f"SAVEPOINT {_READ}")
-            locks, outcome = yield from self._writer.read_locked(statement, parameters, local)
+            try:
+                locks, outcome = yield from self._writer.read_locked(statement, parameters, local)
+            except BaseException:
+                if not self._dialect.errors_abort:
+                    yield from query(f"RELEASE SAVEPOINT {_READ}")
+                raise
             try:
                 yield from self._check_free(local, locks, "SELECT … FOR UPDATE would show it")
-            except LockConflict as conflict:
-                if alone and not tries_left:
-                    yield from self.roll_back(conflict)
-                    raise
+            except LockConflict:
                 yield from query(f"ROLLBACK TO SAVEPOINT {_READ}")
                 if not tries_left:
                     raise
@@ -146,9 +157,24 @@ class PhaseOne:
             else:
                 break
         yield from query(f"RELEASE SAVEPOINT {_READ}")
-        if alone:
-            yield from self.commit(xid, autocommit=True)
         return outcome
+
+    def _read_alone(self, xid: str, statement: Statement, parameters: Parameters) -> Flow[Outcome]:
+        """A locking read in a local transaction of its own, which ends before it waits for rows."""
+        for tries_left in reversed(range(self.retry.times)):
+            local = yield from self._begin(xid)
+            try:
+                locks, outcome = yield from self._writer.read_locked(statement, parameters, local)
+                yield from self._check_free(local, locks, "SELECT … FOR UPDATE would show it")
+            except BaseException as error:
+                yield from self.roll_back(error)
+                if not isinstance(error, LockConflict) or not tries_left:
+                    raise
+                yield from wait_outside(xid, self._denied, error, self.retry.interval_s)
+            else:
+                yield from self.commit(xid, autocommit=True)
+                return outcome
+        raise AssertionError("the last try returns or raises")
 
     def control(self, now: Situation, statement: Statement) -> Flow[None]:
         """Run the user's own BEGIN, SAVEPOINT, RELEASE or ROLLBACK TO. (COMMIT and ROLLBACK: `commit`, `roll_back`.)"""
@@ -245,10 +271,11 @@ class PhaseOne:
             raise BranchFailed("the database has rolled back the local transaction by itself; its changes are gone")
 
     def _strange(self, xid: str | None) -> NotSupported:
-        mine = "" if self.local is None else self.local.xid
-        other = "there is none now" if xid is None else f"now it is {xid}"
+        mine = CHECK_ONLY if self.local is None else self.local.xid
+        owner = "a global_lock()" if mine == CHECK_ONLY else f"the global transaction {mine}"
+        other = "there is none now" if not xid else f"now it is {xid}"
         return NotSupported(
-            f"the open local transaction belongs to the global transaction {mine}, but {other}.",
+            f"the open local transaction belongs to {owner}, but {other}.",
             "Commit or roll back the local transaction before the global one ends.",
         )
 
@@ -265,7 +292,7 @@ class PhaseOne:
     def commit(self, xid: str | None, *, autocommit: bool = False) -> Flow[None]:
         """Commit the local transaction as one branch: locks, undo row and COMMIT. If it changed nothing: COMMIT only.
 
-        After any error the local transaction is rolled back.
+        What it only added to hot rows is a branch beside that. After any error the local transaction is rolled back.
 
         Raises:
             LockConflict: another global transaction holds a row.
@@ -277,6 +304,7 @@ class PhaseOne:
         if local is None:
             yield from _commit()
             return
+        branches: list[tuple[int, Share]] = []
         try:
             if local.xid != xid:
                 raise self._strange(xid)
@@ -285,74 +313,109 @@ class PhaseOne:
                 self.local = None
                 return
             yield from self._check_parents(local)
-            branch_id = yield from self._register(local, autocommit=autocommit)
+            if local.xid == CHECK_ONLY:
+                yield from self._check_written(local)
+                return
+            for share in shares(local.changes):
+                branches.append((yield from self._register(local, share, autocommit=autocommit)))
         except BaseException as error:
             yield from self.roll_back(error)
+            yield from self._report_failed(local, branches, error)
             raise
-        yield from self._commit_branch(local, branch_id)
+        yield from self._commit_branches(local, branches)
 
     def _check_parents(self, local: LocalTransaction) -> Flow[None]:
         """The rows that written foreign keys refer to must not belong to another global transaction."""
         parents = lock_text(lock for change in local.changes for lock in change.parents)
         yield from self._check_free(local, parents, "a foreign key refers to it")
 
+    def _check_written(self, local: LocalTransaction) -> Flow[None]:
+        """Commit without a branch. The local row locks see to it that nobody takes the rows behind the answer."""
+        written = lock_text(lock for change in local.changes for lock in change.locks)
+        yield from self._check_free(local, written, "a local transaction under global_lock() changed it")
+        yield from _commit()
+        self.local = None
+
     def _check_free(self, local: LocalTransaction, locks: str, why: str) -> Flow[None]:
         if not locks:
             return
         request = GlobalLockQueryRequest(local.xid, BranchType.AT, self._resource_id, locks)
         answer = yield from tell(request, GlobalLockQueryResponse)
-        if answer.result_code is not ResultCode.Success and answer.transaction_exception_code not in _CONFLICTS:
+        if answer.result_code is not ResultCode.Success and answer.transaction_exception_code not in CONFLICTS:
             raise BranchFailed(f"the coordinator could not tell whether {locks} is free: {answer.msg}")
         if not answer.lockable:
-            raise _conflict(locks, answer.msg, why)
+            self._denied = Denied(self._resource_id, locks)
+            raise lock_conflict(locks, answer.msg, why)
 
-    def _register(self, local: LocalTransaction, *, autocommit: bool) -> Flow[int]:
+    def _register(self, local: LocalTransaction, share: Share, *, autocommit: bool) -> Flow[tuple[int, Share]]:
+        """The branch's id, and what it is: where the coordinator does not share rows, it has them alone."""
         if len(local.xid) > _LONGEST_XID:
             raise BranchFailed(f"an xid of {len(local.xid)} characters does not fit in the undo table ({_LONGEST_XID})")
-        locks = lock_text(lock for change in local.changes for lock in change.locks)
+        locks = share.locks
         data = None if autocommit else _EXPLICIT
         request = BranchRegisterRequest(local.xid, BranchType.AT, self._resource_id, locks, data)
+        if share.deltas:
+            named = (local.xid, BranchType.AT, self._resource_id, locks, data)
+            request = ModeRegisterRequest(*named, lock_mode=RowLockMode.ADD)
         answer = yield from tell(request, BranchRegisterResponse)
         if answer.result_code is ResultCode.Success:
-            return answer.branch_id
-        if answer.transaction_exception_code in _CONFLICTS:
-            raise _conflict(locks, answer.msg)
+            return answer.branch_id, share
+        if answer == MODE_NOT_KNOWN:
+            return (yield from self._register(local, share.alone(), autocommit=autocommit))
+        if answer.transaction_exception_code in CONFLICTS:
+            mode = RowLockMode.ADD if share.deltas else RowLockMode.EXCLUSIVE
+            self._denied = Denied(self._resource_id, locks, mode)
+            raise lock_conflict(locks, answer.msg)
         code = answer.transaction_exception_code.name
         raise BranchFailed(f"the coordinator refused the branch of {local.xid}: {answer.msg} ({code})")
 
-    def _commit_branch(self, local: LocalTransaction, branch_id: int) -> Flow[None]:
+    def _commit_branches(self, local: LocalTransaction, branches: Sequence[tuple[int, Share]]) -> Flow[None]:
         try:
-            yield from self._write_undo(local, branch_id)
+            for branch_id, share in branches:
+                yield from self._write_undo(local, branch_id, share)
             yield from _commit()
         except BaseException as error:
             yield from self.roll_back(error)
-            committed = yield from self._is_committed(local, branch_id, error)
+            committed = yield from self._is_committed(local, branches, error)
             if not isinstance(error, Exception):
                 raise  # an interrupt goes on, whether COMMIT was done before it or not
             if committed:
                 return
-            raise BranchFailed(f"branch {branch_id} of {local.xid} could not be committed: {error}") from error
+            raise BranchFailed(f"branch {branches[0][0]} of {local.xid} could not be committed: {error}") from error
         self.local = None
 
-    def _write_undo(self, local: LocalTransaction, branch_id: int) -> Flow[None]:
+    def _write_undo(self, local: LocalTransaction, branch_id: int, share: Share) -> Flow[None]:
         extra = self._dialect.undo_context(foreign_keys=bool(local.foreign_keys))
-        context = context_text({SERIALIZER: JACKSON, COMPRESSOR: "NONE", **extra})
-        log = BranchUndoLog(local.xid, branch_id, tuple(change.undo for change in local.changes))
+        context = context_text({SERIALIZER: share.serializer, COMPRESSOR: "NONE", **extra})
+        log = BranchUndoLog(local.xid, branch_id, share.logs)
         row = (branch_id, local.xid, context, encode(context, log), NORMAL)
         yield from postponed(self._dialect.insert_undo, row)
+        yield from reserve(self._dialect, local.xid, branch_id, share.deltas)
 
-    def _is_committed(self, local: LocalTransaction, branch_id: int, error: BaseException) -> Flow[bool]:
+    def _is_committed(
+        self, local: LocalTransaction, branches: Sequence[tuple[int, Share]], error: BaseException
+    ) -> Flow[bool]:
         """After an error in COMMIT: the undo row says whether it happened. If not, the coordinator is told."""
         try:
-            if (yield from self._has_undo_row(local, branch_id, error)):
+            # All undo rows went down in one local transaction, so the first one speaks for all.
+            if (yield from self._has_undo_row(local, branches[0][0], error)):
                 return True
-            report = BranchReportRequest(local.xid, branch_id, BranchStatus.PhaseOne_Failed, self._resource_id)
-            yield from tell(report, BranchReportResponse)
         except Exception as second:  # noqa: BLE001 - the first error is the one to tell
-            error.add_note(
-                f"The coordinator does not know of it ({second}); it will find no undo row when it rolls back."
-            )
+            _note_not_told(error, second)
+            return False
+        yield from self._report_failed(local, branches, error)
         return False
+
+    def _report_failed(
+        self, local: LocalTransaction, branches: Sequence[tuple[int, Share]], error: BaseException
+    ) -> Flow[None]:
+        """Tell the coordinator that branches which it knows have changed nothing."""
+        try:
+            for branch_id, _ in branches:
+                report = BranchReportRequest(local.xid, branch_id, BranchStatus.PhaseOne_Failed, self._resource_id)
+                yield from tell(report, BranchReportResponse)
+        except Exception as second:  # noqa: BLE001 - the first error is the one to tell
+            _note_not_told(error, second)
 
     def _has_undo_row(self, local: LocalTransaction, branch_id: int, error: BaseException) -> Flow[bool]:
         if self._settle is None:
@@ -363,6 +426,10 @@ class PhaseOne:
         return bool((yield Invoke(self._settle, (local.xid, branch_id))))
 
 
+def _note_not_told(error: BaseException, second: Exception) -> None:
+    error.add_note(f"The coordinator does not know of it ({second}); it will find no undo row when it rolls back.")
+
+
 def _commit() -> Flow[None]:
     """COMMIT, verified: after a swallowed error some databases roll back instead, and raise nothing (at.md §3)."""
     done = yield from query("COMMIT")
@@ -371,12 +438,3 @@ def _commit() -> Flow[None]:
             f"the database answered COMMIT with {done.status}: a statement before it had failed, "
             "so nothing of the local transaction is stored"
         )
-
-
-def _conflict(locks: str, said: str | None, why: str | None = None) -> LockConflict:
-    """The error for a refused lock; row, holder and age as far as the coordinator says them (Java does not)."""
-    held = _HELD.search(said or "")
-    if held is not None:
-        return LockConflict(held["row"], held["holder"], timedelta(milliseconds=int(held["age_ms"])), detail=why)
-    single = locks if "," not in locks and ";" not in locks else None
-    return LockConflict(single, detail=why or said)

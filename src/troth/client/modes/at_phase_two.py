@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from troth.client.flow import Flow, Rows, query
+from troth.client.flow import Flow, Rows, postponed, query
+from troth.client.modes.additive_undo import holds_deltas, release, subtract
+from troth.client.modes.frozen import Frozen as Frozen
+from troth.client.sql.additive import ADD
 from troth.client.sql.dialects.base import Dialect, Fault, match, select_matching
 from troth.client.sql.tables import Column, ForeignKey, Refusal, Table
 from troth.client.sql.undo import (
@@ -32,37 +35,38 @@ _STARTS = 3
 """How often a rollback starts again, if the undo row comes and goes while it looks."""
 
 
-class Frozen(Exception):
-    """The branch can not be undone by itself; somebody has to look. The text says which row, and why."""
-
-
 def commit_branches(dialect: Dialect, branches: Sequence[tuple[str, int]]) -> Flow[None]:
     """Delete the undo rows of committed `branches`, pairs (xid, branch id); those gone already do not matter."""
     yield from query(dialect.begin)
     try:
         for start in range(0, len(branches), _PAIRS_PER_DELETE):
             group = branches[start : start + _PAIRS_PER_DELETE]
-            yield from query(dialect.delete_undo(len(group)), [value for pair in group for value in pair])
+            pairs = [value for pair in group for value in pair]
+            deltas = yield from postponed(dialect.hot_rows.deltas_among(len(group)), pairs)
+            yield from query(dialect.delete_undo(len(group)), pairs)
+            yield from release(dialect, [(str(row[0]), int(str(row[1]))) for row in deltas.answer.rows])
         yield from query("COMMIT")
     except BaseException as error:
-        yield from _roll_back(error)
+        yield from abort(error)
         raise
 
 
 def delete_undo_logs(dialect: Dialect, save_days: int) -> Flow[None]:
     """Delete undo rows older than `save_days` days."""
     yield from query(*dialect.delete_old_undo(save_days))
+    if (yield from dialect.hot_rows.is_there()):
+        yield from query(*dialect.hot_rows.delete_old(save_days))
 
 
 def settle_branch(dialect: Dialect, xid: str, branch_id: int) -> Flow[bool]:
     """Whether the branch has committed; if not, a guard row sees to it that it never will (at.md §3)."""
     yield from query(dialect.begin)
     try:
-        guarded = yield from _guard(dialect, xid, branch_id)
+        guarded = yield from guard(dialect, xid, branch_id)
         found = yield from query(dialect.select_undo, (xid, branch_id))
         yield from query("COMMIT")
     except BaseException as error:
-        yield from _roll_back(error)
+        yield from abort(error)
         raise
     return not guarded and any(row[2] == NORMAL for row in found.rows)
 
@@ -98,24 +102,24 @@ def _roll_back_branch(dialect: Dialect, xid: str, branch_id: int) -> Flow[None]:
     try:
         found = yield from query(dialect.select_undo, (xid, branch_id))
         if not found.rows:
-            if not (yield from _guard(dialect, xid, branch_id)):
+            if not (yield from guard(dialect, xid, branch_id)):
                 raise _StartAgain
         elif found.rows[0][2] != GUARD:
             yield from _undo(dialect, xid, branch_id, str(found.rows[0][0]), found.rows[0][1])
         yield from query("COMMIT")
     except BaseException as error:
-        yield from _roll_back(error)
+        yield from abort(error)
         raise
 
 
-def _roll_back(error: BaseException) -> Flow[None]:
+def abort(error: BaseException) -> Flow[None]:
     try:
         yield from query("ROLLBACK")
     except Exception as second:  # noqa: BLE001 - the first error is the one to tell
         error.add_note(f"ROLLBACK said: {second}.")
 
 
-def _guard(dialect: Dialect, xid: str, branch_id: int) -> Flow[bool]:
+def guard(dialect: Dialect, xid: str, branch_id: int) -> Flow[bool]:
     """A phase one that comes late fails on the unique key (xid, branch_id). False: there is a row already."""
     context = context_text({SERIALIZER: JACKSON, COMPRESSOR: "NONE"})
     done = yield from query(dialect.insert_guard, (branch_id, xid, context, GUARD_INFO, GUARD))
@@ -123,23 +127,28 @@ def _guard(dialect: Dialect, xid: str, branch_id: int) -> Flow[bool]:
 
 
 def _undo(dialect: Dialect, xid: str, branch_id: int, context: str, info: object) -> Flow[None]:
-    whole, info, parts = yield from _joined(dialect, xid, context, _bytes(info))
+    whole, info, parts = yield from joined_log(dialect, xid, context, log_bytes(info))
     log = decode(whole, info)
     if (log.xid, log.branch_id) != (xid, branch_id):
         raise Frozen(f"the undo row of branch {branch_id} holds the log of branch {log.branch_id} of {log.xid}")
     enforced = dialect.foreign_keys_of(parse_context(context))
     if enforced:
         yield from dialect.defer_constraints()
-    restorer = _Restorer(dialect, enforced=enforced)
+    restorer = Restorer(dialect, enforced=enforced)
     for sql_undo_log in reversed(log.sql_undo_logs):
-        yield from restorer.undo_statement(sql_undo_log)
+        if sql_undo_log.sql_type == ADD:
+            yield from subtract(dialect, (yield from restorer.table(sql_undo_log.table)), sql_undo_log)
+        else:
+            yield from restorer.undo_statement(sql_undo_log)
+    if holds_deltas(parse_context(context)):
+        yield from release(dialect, [(xid, branch_id)])
     if enforced:
-        yield from _check_foreign_keys(dialect, restorer, log)
+        yield from check_foreign_keys(dialect, restorer, log)
     rows = (branch_id, *parts)
     yield from query(dialect.delete_undo(len(rows)), [value for row in rows for value in (xid, row)])
 
 
-def _joined(dialect: Dialect, xid: str, context: str, info: bytes) -> Flow[tuple[str, bytes, tuple[int, ...]]]:
+def joined_log(dialect: Dialect, xid: str, context: str, info: bytes) -> Flow[tuple[str, bytes, tuple[int, ...]]]:
     """An undo log that Java has split: its context without the split, all its bytes, and the rows that held the rest.
 
     Java writes what exceeds 0.8 of MySQL's max_allowed_packet into rows of their own, whose branch ids are in `subId`.
@@ -153,15 +162,15 @@ def _joined(dialect: Dialect, xid: str, context: str, info: bytes) -> Flow[tuple
         found = yield from query(dialect.select_undo, (xid, part))
         if not found.rows:
             raise Frozen(f"the undo log is split over several rows, and the one with the branch id {part} is missing")
-        info += _bytes(found.rows[0][1])
+        info += log_bytes(found.rows[0][1])
     return context_text(values), info, parts
 
 
-def _bytes(info: object) -> bytes:
+def log_bytes(info: object) -> bytes:
     return info if isinstance(info, bytes) else str(info).encode()
 
 
-def _check_foreign_keys(dialect: Dialect, restorer: _Restorer, log: BranchUndoLog) -> Flow[None]:
+def check_foreign_keys(dialect: Dialect, restorer: Restorer, log: BranchUndoLog) -> Flow[None]:
     """Deferred foreign keys would stop COMMIT without a word about the row, so they are looked at before."""
     for name in dict.fromkeys(item.table for item in log.sql_undo_logs):
         broken = yield from dialect.broken_foreign_keys((yield from restorer.table(name)))
@@ -169,12 +178,12 @@ def _check_foreign_keys(dialect: Dialect, restorer: _Restorer, log: BranchUndoLo
             raise Frozen(f"undone, {broken}")
 
 
-class _Restorer:
+class Restorer:
     """Undoes rows, one by one, inside one local transaction."""
 
     def __init__(self, dialect: Dialect, *, enforced: bool) -> None:
         self._dialect = dialect
-        self._enforced = enforced
+        self.enforced = enforced
         self._tables: dict[str, Table] = {}
 
     def undo_statement(self, log: SqlUndoLog) -> Flow[None]:
@@ -185,14 +194,14 @@ class _Restorer:
         table = yield from self.table(log.table)
         updated: list[RowChange] = []
         together: list[RowChange] = []
-        for change in changes_to_undo(log, lambda field: self._read(table, field)):
+        for change in changes_to_undo(log, lambda field: self.read(table, field)):
             left = yield from self._left(change, table)
             if left is not None:
                 is_update = left.before is not None and left.after is not None
                 (updated if is_update else together).append(left)
         yield from self._restore_updated(table, updated)
         for start in range(0, len(together), _ROWS_PER_STATEMENT):
-            yield from self._restore(table, together[start : start + _ROWS_PER_STATEMENT])
+            yield from self.restore(table, together[start : start + _ROWS_PER_STATEMENT])
 
     def _restore_updated(self, table: Table, changes: Sequence[RowChange]) -> Flow[None]:
         """Restore rows one by one. Raises Frozen.
@@ -203,13 +212,13 @@ class _Restorer:
         while changes:
             waiting: list[RowChange] = []
             for change in changes:
-                if not (yield from self._restore(table, [change], may_wait=True)):
+                if not (yield from self.restore(table, [change], may_wait=True)):
                     waiting.append(change)
             if len(waiting) == len(changes):
-                yield from self._restore(table, waiting[:1])
+                yield from self.restore(table, waiting[:1])
             changes = waiting
 
-    def _read(self, table: Table, field: Field) -> object:
+    def read(self, table: Table, field: Field) -> object:
         return self._dialect.sql_value(_column(table, field.name), field)
 
     def _left(self, change: RowChange, table: Table) -> Flow[RowChange | None]:
@@ -231,16 +240,16 @@ class _Restorer:
             self._tables[name] = table
         return self._tables[name]
 
-    def _restore(self, table: Table, changes: Sequence[RowChange], *, may_wait: bool = False) -> Flow[bool]:
+    def restore(self, table: Table, changes: Sequence[RowChange], *, may_wait: bool = False) -> Flow[bool]:
         """Restore one row, or several that were all inserted or all deleted, by one statement. Raises Frozen.
 
         False: something is in its way, and it `may_wait`.
         """
-        if self._enforced:
+        if self.enforced:
             for change in changes:
                 if change.before is None:
                     yield from self._refuse_orphans(table, change)
-        sql, parameters = self._statement(table, changes)
+        sql, parameters = self.statement(table, changes)
         if self._dialect.errors_abort:
             yield from query(f"SAVEPOINT {_SAVEPOINT}")
         try:
@@ -253,13 +262,13 @@ class _Restorer:
             if may_wait:
                 return False
             change, blocking = yield from self._blocked(table, changes)
-            raise Frozen(f"row {_named(table, change.key)} cannot be restored: {error}{blocking}") from error
+            raise Frozen(f"row {row_name(table, change.key)} cannot be restored: {error}{blocking}") from error
         if done.rowcount != len(changes):
-            rows = ", ".join(_named(table, change.key) for change in changes[:5])
+            rows = ", ".join(row_name(table, change.key) for change in changes[:5])
             raise Frozen(f"restoring {len(changes)} rows ({rows} …) changed {done.rowcount}")
         return True
 
-    def _statement(self, table: Table, changes: Sequence[RowChange]) -> tuple[str, list[object]]:
+    def statement(self, table: Table, changes: Sequence[RowChange]) -> tuple[str, list[object]]:
         first = changes[0]
         if first.before is None:
             where = " OR ".join(f"({match_key(self._dialect, table, change)})" for change in changes)
@@ -293,7 +302,7 @@ class _Restorer:
             if foreign_key.deletes_on:
                 child = yield from self._child(table, foreign_key, change)
                 if child is not None:
-                    raise Frozen(f"row {_named(table, change.key)} cannot be deleted: {child} refers to it")
+                    raise Frozen(f"row {row_name(table, change.key)} cannot be deleted: {child} refers to it")
 
     def _child(self, table: Table, foreign_key: ForeignKey, change: RowChange) -> Flow[str | None]:
         values = {name.lower(): value for name, value in (change.after or {}).items()}
@@ -324,7 +333,7 @@ class _Restorer:
             for row in found.rows:
                 other = tuple(zip(table.key, row, strict=True))
                 if dict(other) != dict(change.key):
-                    return f"; row {_named(table, other)} has {unique.columns} = {wanted!r} ({unique.name})"
+                    return f"; row {row_name(table, other)} has {unique.columns} = {wanted!r} ({unique.name})"
         return ""
 
     def _wanted_values(self, table: Table, change: RowChange) -> Flow[dict[str, object]]:
@@ -357,5 +366,5 @@ def _column(table: Table, name: str) -> Column:
     return table.column(name)
 
 
-def _named(table: Table, key: Sequence[tuple[str, object]]) -> str:
+def row_name(table: Table, key: Sequence[tuple[str, object]]) -> str:
     return f"{table.name}({', '.join(f'{name}={value!r}' for name, value in key)})"

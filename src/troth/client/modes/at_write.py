@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from troth.client.errors import NotSupported, TrothError
 from troth.client.flow import Flow, Parameters, postponed, query
+from troth.client.isolation import CHECK_ONLY
+from troth.client.modes.additive import Additions
+from troth.client.sql.additive import Delta
 from troth.client.sql.dialects.base import Dialect, Expectation, select_matching
 from troth.client.sql.image import FullRow, ImageMoved, Images, Key, Outcome, Touched, records
 from troth.client.sql.lockkeys import (
@@ -39,6 +42,8 @@ class Change:
     locks: tuple[LockKey, ...]
     parents: tuple[LockKey, ...] = ()
     """Locks of parent rows (foreign keys): they must be free or ours, but are not taken."""
+    delta: Delta | None = None
+    """What it added, where it did nothing else: it may be undone by that, too."""
 
 
 @dataclass(slots=True)
@@ -52,13 +57,23 @@ class LocalTransaction:
     """Whether the connection checks foreign keys; asked at the first write."""
     tables: dict[tuple[str | None, str], Table | Refusal] = field(default_factory=dict)
     """The definitions of the tables that were written; they hold as long as the database's locks on them."""
+    is_fresh: bool = False
+    """It was begun for the statement that runs now, so nothing was read in it before."""
 
 
 class Writer:
     """Runs statements with images on one connection."""
 
-    def __init__(self, dialect: Dialect, *, lock_unique_keys: bool = True, expects: Expectation | None = None) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        lock_unique_keys: bool = True,
+        expects: Expectation | None = None,
+        additions: Additions | None = None,
+    ) -> None:
         self._dialect = dialect
+        self._additions = additions
         self._expects = expects
         self._lock_unique_keys = lock_unique_keys
 
@@ -79,7 +94,9 @@ class Writer:
             for parameters in sets:
                 outcome = yield from self._in_savepoint(statement, parameters, local, made)
                 rowcount += outcome.rowcount
+                local.is_fresh = False
         finally:
+            local.is_fresh = False
             local.changes += _merged(made)
         return replace(outcome, rowcount=rowcount, last_rowcount=outcome.rowcount)
 
@@ -115,22 +132,24 @@ class Writer:
     ) -> Flow[Outcome]:
         for _ in range(_TRIES):
             table, is_sure = yield from self._target(statement, local)
-            yield from postponed(f"SAVEPOINT {_SAVEPOINT}")
+            if not local.is_fresh:  # else there is nothing before it to go back to
+                yield from postponed(f"SAVEPOINT {_SAVEPOINT}")
             try:
                 images = yield from self._images(statement, table, parameters, is_sure=is_sure)
                 local.tables[statement.schema, statement.table] = table
                 changes = yield from self._changes(table, images, local)
+                if self._additions is not None and len(changes) == 1:
+                    changes = [(yield from self._with_delta(statement, parameters, table, images, changes[0], local))]
             except ImageMoved as moved:
-                yield from query(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-                yield from postponed(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+                yield from self._again(local)
                 if isinstance(moved, _DefinitionMoved):
                     yield from self._table(local, statement.schema, statement.table)
             except BaseException as error:
-                if not self._dialect.errors_abort or _is_ours(error):
-                    yield from self._back(error)
+                yield from self._back(error, local)
                 raise
             else:
-                yield from postponed(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+                if not local.is_fresh:
+                    yield from postponed(f"RELEASE SAVEPOINT {_SAVEPOINT}")
                 made += changes
                 return images.outcome
         raise NotSupported(
@@ -138,8 +157,44 @@ class Writer:
             "Look for a trigger or a function in WHERE that gives another result at each call.",
         )
 
-    def _back(self, error: BaseException) -> Flow[None]:
+    def _with_delta(
+        self,
+        statement: Statement,
+        parameters: Parameters,
+        table: Table,
+        images: Images,
+        change: Change,
+        local: LocalTransaction,
+    ) -> Flow[Change]:
+        if self._additions is None or change.parents or local.xid == CHECK_ONLY:
+            return change
+        row = images, change.locks
+        delta = yield from self._additions.delta(
+            statement, parameters, table, *row, xid=local.xid, is_fresh=local.is_fresh
+        )
+        return change if delta is None else replace(change, delta=delta)
+
+    def _again(self, local: LocalTransaction) -> Flow[None]:
+        """Go back to before the statement, to run it once more."""
+        if not local.is_fresh:
+            yield from query(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+            yield from postponed(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+            return
+        yield from query("ROLLBACK")
+        yield from postponed(self._dialect.begin)
+        local.tables.clear()  # the database's locks on them are gone
+        local.foreign_keys = None
+        yield from self._open(local)
+
+    def _back(self, error: BaseException, local: LocalTransaction) -> Flow[None]:
+        """After an error nothing of the statement stays; the savepoint goes, or else the whole (by the caller)."""
+        aborted = self._dialect.errors_abort and not _is_ours(error)
+        if aborted or (local.is_fresh and not self._dialect.errors_abort):
+            return
         try:
+            if local.is_fresh:
+                yield from query("ROLLBACK")
+                return
             yield from query(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
             yield from query(f"RELEASE SAVEPOINT {_SAVEPOINT}")
         except Exception as second:  # noqa: BLE001 - the first error is the one to tell

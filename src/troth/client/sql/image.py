@@ -66,5 +66,5 @@ def records(table: Table, rows: Iterable[FullRow], to_field: ToField, only: froz
     ]
     return TableRecords(
         table.name,
-        tuple(Row(tuple(to_field(column, key, row[place]) for place, column, key in shown)) for row in rows),
+        tuple([Row(tuple([to_field(column, key, row[place]) for place, column, key in shown])) for row in rows]),
     )

@@ -30,8 +30,8 @@ def primary_lock(table: Table, row: tuple[object, ...], spell: Spell) -> LockKey
 
 def key_lock(table: Table, key: tuple[object, ...], spell: Spell) -> LockKey:
     """The lock of the row with the primary key `key`."""
-    columns = (table.columns[place] for place in table.key_places)
-    parts = (spell(column, column.collation, value) for column, value in zip(columns, key, strict=True))
+    columns = [table.columns[place] for place in table.key_places]
+    parts = [spell(column, column.collation, value) for column, value in zip(columns, key, strict=True)]
     return _lock(table.name, parts)
 
 

@@ -119,7 +119,7 @@ class Table:
 
     def key_of(self, row: tuple[object, ...]) -> tuple[object, ...]:
         """The primary key in a full row."""
-        return tuple(row[place] for place in self.key_places)
+        return tuple([row[place] for place in self.key_places])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,5 +8,8 @@ from troth.core.model import BranchType
 from troth.core.modes.at import AT
 from troth.core.modes.mode import Mode
 from troth.core.modes.tcc import TCC
+from troth.core.modes.xa import XA
 
-MODES: MappingProxyType[BranchType, Mode] = MappingProxyType({BranchType.AT: AT, BranchType.TCC: TCC})
+MODES: MappingProxyType[BranchType, Mode] = MappingProxyType(
+    {BranchType.AT: AT, BranchType.TCC: TCC, BranchType.XA: XA}
+)

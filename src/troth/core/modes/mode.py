@@ -20,6 +20,7 @@ class Order(Enum):
 
     NEWEST_FIRST_PER_RESOURCE = "newest-first-per-resource"
     STRICT_REVERSE = "strict-reverse"
+    ANY = "any"
 
 
 class Mode(msgspec.Struct, frozen=True):

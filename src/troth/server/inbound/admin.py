@@ -11,9 +11,12 @@ from troth.core.effects import Result, Retrying, Unknown
 from troth.core.events import Event, Retry, Status
 from troth.core.model import Global, Outcome
 from troth.server.engine import Engine
+from troth.server.inbound import admin_images
 from troth.server.inbound import admin_views as views
+from troth.server.inbound.admin_origin import check_not_cross_site
 from troth.server.inbound.openapi import openapi_document
 from troth.server.metrics import CONTENT_TYPE, Metrics
+from troth.server.resolution import Resolutions
 from troth.server.sources import Row
 from troth.server.waiters import FutureReply
 
@@ -39,6 +42,7 @@ class AdminApi:
         engine: Engine,
         metrics: Metrics,
         *,
+        resolutions: Resolutions,
         unhealthy: Callable[[], str | None],
         leader: Callable[[], tuple[str, int]] | None = None,
         settings: Sequence[Row],
@@ -46,6 +50,7 @@ class AdminApi:
     ) -> None:
         self._engine = engine
         self._metrics = metrics
+        self._resolutions = resolutions
         self._unhealthy = unhealthy
         self._leader = leader
         self._settings = settings
@@ -60,7 +65,10 @@ class AdminApi:
                 Route("/openapi.json", self._show_openapi),
                 Route("/api/transactions", self._list),
                 Route("/api/transactions/{xid:path}/retry", self._retry, methods=["POST"]),
+                Route("/api/transactions/{xid:path}/images", self._images),
+                Route("/api/transactions/{xid:path}/branches/{branch_id:int}/resolve", self._resolve, methods=["POST"]),
                 Route("/api/transactions/{xid:path}", self._inspect),
+                Route("/api/audit", self._audit),
                 Route("/api/config", self._show_config),
             ],
             exception_handlers={HTTPException: _on_http_error, Exception: _on_bug},
@@ -141,8 +149,34 @@ class AdminApi:
         engine = self._engine
         return engine.transactions().get(xid) or engine.outcome_in_memory(xid) or await engine.store.outcome(xid)
 
+    async def _images(self, request: Request) -> Response:
+        self._check_running()
+        tx = await self._find(request.path_params["xid"])
+        if not isinstance(tx, Global):
+            raise HTTPException(404, f"no transaction {request.path_params['xid']!r} is open")
+        return _json(await admin_images.images(self._engine, self._resolutions, tx))
+
+    async def _resolve(self, request: Request) -> Response:
+        self._check_running()
+        check_not_cross_site(request)
+        xid: str = request.path_params["xid"]
+        tx = await self._find(xid)
+        open_tx = tx if isinstance(tx, Global) else None
+        branch_id: int = request.path_params["branch_id"]
+        return _json(await admin_images.resolve(self._resolutions, open_tx, xid, branch_id, request))
+
+    async def _audit(self, request: Request) -> Response:
+        self._check_running()
+        query = request.query_params
+        try:
+            limit = views.parse_limit(query.get("limit"))
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        return _json(await admin_images.audit(self._resolutions, query.get("xid"), limit))
+
     async def _retry(self, request: Request) -> Response:
         self._check_running()
+        check_not_cross_site(request)
         xid: str = request.path_params["xid"]
         reply = FutureReply()
         match await self._ask(Retry(xid, reply), reply):

@@ -11,19 +11,24 @@ from types import MappingProxyType
 import msgspec
 
 from troth.core.actions import standing
+from troth.core.events import LockWait
 from troth.core.model import Branch, Cause, Global, Outcome, Phase, PhaseOne
 from troth.server.inbound.seata_answers import status_of
 from troth.wire.seata.enums import BranchStatus, GlobalStatus
 
 
 class BranchView(msgspec.Struct):
-    """One branch that has not ended. `lock_keys` is Seata's text, `table:pk,pk;table:pk`, as the client sent it."""
+    """One branch that has not ended. `lock_keys` is Seata's text, `table:pk,pk;table:pk`, as the client sent it.
+
+    `lock_mode`: exclusive, or add for additions that bear each other.
+    """
 
     branch_id: str
     branch_type: str
     resource_id: str
     status: str
     lock_keys: str
+    lock_mode: str
     attempts: int
     next_due: int | None
     last_error: str | None
@@ -33,10 +38,12 @@ class BranchView(msgspec.Struct):
 
 
 class WaitingView(msgspec.Struct):
-    """One registration that queues for rows."""
+    """One registration that queues for rows. `kind`: hot, if it holds local row locks meanwhile, else cold."""
 
+    kind: str
     resource_id: str
     lock_keys: str
+    lock_mode: str
     since: int
     until: int
 
@@ -116,7 +123,14 @@ _FAILED_NAMES: Mapping[tuple[Phase, bool], BranchStatus] = MappingProxyType(
 def view_open(tx: Global) -> TransactionView:
     """A transaction that has not ended."""
     waiting = [
-        WaitingView(one.register.resource_id, one.register.lock_text, one.since_ms, one.until_ms)
+        WaitingView(
+            "cold" if isinstance(one.register, LockWait) else "hot",
+            one.register.resource_id,
+            one.register.lock_text,
+            one.register.lock_mode.value,
+            one.since_ms,
+            one.until_ms,
+        )
         for one in tx.waiting.values()
     ]
     return TransactionView(
@@ -167,6 +181,7 @@ def _view_branch(phase: Phase, branch: Branch) -> BranchView:
         resource_id=branch.resource_id,
         status=(status or _PHASE_ONE_NAMES[branch.phase_one]).name,
         lock_keys=branch.lock_text,
+        lock_mode=branch.lock_mode.value,
         attempts=branch.attempts,
         next_due=branch.next_due_ms if branch.next_due_ms is not None else branch.answer_due_ms,
         last_error=branch.last_error,

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from troth.server.inbound import admin_images
 from troth.server.inbound import admin_views as views
 
 Schema = dict[str, object]
@@ -18,6 +19,10 @@ _SHAPES = (
     views.HealthView,
     views.RetryView,
     views.SettingView,
+    admin_images.ImagesView,
+    admin_images.ResolveBody,
+    admin_images.ResolvedView,
+    admin_images.AuditView,
 )
 
 
@@ -67,10 +72,50 @@ def _paths() -> Schema:
                 "Ask its branches again now, frozen ones too",
                 "RetryView",
                 parameters=[xid],
-                refusals={**_UNKNOWN, "409": "ErrorView"},
+                refusals={**_UNKNOWN, "403": "ErrorView", "409": "ErrorView", "415": "ErrorView"},
             )
         },
+        **_image_paths(xid),
         "/api/config": {"get": _config_operation()},
+    }
+
+
+def _image_paths(xid: Schema) -> Schema:
+    branch: Schema = {"name": "branch_id", "in": "path", "required": True, "schema": {"type": "integer"}}
+    resolve = _operation(
+        "resolveBranch",
+        "End a frozen AT branch as an operator decides; it may be sent again",
+        "ResolvedView",
+        parameters=[xid, branch],
+        refusals={
+            **_UNKNOWN,
+            **dict.fromkeys(("400", "403", "409", "413", "415"), "ErrorView"),
+        },
+    )
+    schema = {"$ref": "#/components/schemas/ResolveBody"}
+    resolve["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    limit: Schema = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}}
+    of_xid: Schema = {"name": "xid", "in": "query", "schema": {"type": "string"}}
+    return {
+        "/api/transactions/{xid}/images": {
+            "get": _operation(
+                "getImages",
+                "Before, after and now of every row of its AT branches, as their resource managers see them",
+                "ImagesView",
+                parameters=[xid],
+                refusals=_UNKNOWN,
+            )
+        },
+        "/api/transactions/{xid}/branches/{branch_id}/resolve": {"post": resolve},
+        "/api/audit": {
+            "get": _operation(
+                "listDecisions",
+                "What operators have decided, newest first",
+                "AuditView",
+                parameters=[of_xid, limit],
+                refusals={"400": "ErrorView", "503": "ErrorView"},
+            )
+        },
     }
 
 
@@ -121,8 +166,11 @@ def _operation(
 _REASONS = MappingProxyType(
     {
         "400": "A parameter is wrong",
+        "403": "It comes from a page of another site",
         "404": "No such transaction",
-        "409": "The transaction is not in phase two",
+        "409": "The transaction is not in phase two, or not as it must be for this",
+        "413": "The body is too long",
+        "415": "The body is not JSON",
         "503": "Not serving",
     }
 )

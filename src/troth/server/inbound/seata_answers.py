@@ -14,12 +14,14 @@ from troth.core.effects import (
     Registered,
     Reported,
     Result,
+    RowsReserved,
     Stands,
     Unknown,
     Voted,
 )
 from troth.core.model import Cause, Phase, Standing, Trouble
 from troth.wire.seata.enums import GlobalStatus, ResultCode, TransactionExceptionCode
+from troth.wire.seata.lock_wait import LockWaitResponse
 from troth.wire.seata.messages import (
     BranchRegisterResponse,
     BranchReportResponse,
@@ -115,7 +117,16 @@ def _conflict_text(conflict: Conflict) -> str:
     return (
         _thrown(f"Global lock acquire failed xid = {conflict.xid} branchId = {conflict.branch_id}")
         + f" row {key.table[:200]}:{key.pk[:200]} is held by xid = {conflict.holder} for {conflict.held_ms} ms"
+        + _cycle_text(conflict.cycle)
     )
+
+
+def _cycle_text(cycle: tuple[str, ...]) -> str:
+    """Who waits for whom; of a long ring the beginning."""
+    if not cycle:
+        return ""
+    shown = [*cycle[:_CYCLE_SHOWN], *(["…"] if len(cycle) > _CYCLE_SHOWN else []), cycle[0]]
+    return f"; deadlock: {' waits for '.join(shown)}, and the youngest gives up"
 
 
 def _conflict_code(conflict: Conflict) -> TransactionExceptionCode:
@@ -123,6 +134,9 @@ def _conflict_code(conflict: Conflict) -> TransactionExceptionCode:
     if conflict.fail_fast and not conflict.auto_commit:
         return TransactionExceptionCode.LockKeyConflictFailFast
     return TransactionExceptionCode.LockKeyConflict
+
+
+_CYCLE_SHOWN = 8
 
 
 # ---- one function for each request ----
@@ -197,6 +211,23 @@ def register_refusal(
 ) -> BranchRegisterResponse:
     """The registration was refused at the door."""
     return BranchRegisterResponse(result_code=ResultCode.Failed, msg=_thrown(reason), transaction_exception_code=code)
+
+
+def lock_wait_answer(result: Result) -> Message:
+    """To LockWait."""
+    if isinstance(result, RowsReserved):
+        return LockWaitResponse(keep_ms=result.keep_ms)
+    text, code = _failure(result)
+    return LockWaitResponse(result_code=ResultCode.Failed, msg=text, transaction_exception_code=code)
+
+
+def lock_wait_refusal(reason: str) -> LockWaitResponse:
+    """The wait was refused at the door."""
+    return LockWaitResponse(
+        result_code=ResultCode.Failed,
+        msg=_thrown(reason),
+        transaction_exception_code=TransactionExceptionCode.LockableCheckFailed,
+    )
 
 
 def branch_report_answer(result: Result) -> Message:

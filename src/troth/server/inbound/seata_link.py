@@ -12,7 +12,7 @@ from troth.server.config import Limits
 from troth.server.inbound.seata_requests import REGISTRATIONS, Refused, Requests
 from troth.server.logs import get_logger
 from troth.server.outbound.seata import CallsOut, answered, request_for, unanswered
-from troth.server.sessions import Channel, Sessions
+from troth.server.sessions import Channel, OnReport, Sessions
 from troth.server.waiters import Reply
 from troth.wire.seata.connection import Connection
 from troth.wire.seata.enums import MessageType
@@ -26,6 +26,7 @@ from troth.wire.seata.messages import (
     MergedWarpMessage,
     Message,
 )
+from troth.wire.seata.private import BranchInquiryRequest, BranchInquiryResponse
 
 log = get_logger("troth.seata")
 
@@ -77,6 +78,7 @@ class SeataLink(asyncio.Protocol):
         self._loop = loop
         self._connection = Connection(max_unregistered_bytes=door.limits.unregistered_bytes)
         self._calls = CallsOut(door.call_keep_s)
+        self._inquiries: dict[int, OnReport] = {}
         self._out: list[bytes] = []
         self._open_ids: set[int] = set()
         self._unanswered = 0
@@ -141,6 +143,9 @@ class SeataLink(asyncio.Protocol):
             self._door.submit(ChannelClosed(self._channel))
         for call in self._calls.take_all():
             self._door.settle(unanswered(call, CallResult.RETRY, "connection closed", self._channel.client_id))
+        inquiries, self._inquiries = self._inquiries, {}
+        for tell_asker in inquiries.values():
+            tell_asker(None)
 
     # ---- what comes in ----
 
@@ -162,6 +167,11 @@ class SeataLink(asyncio.Protocol):
             call = self._calls.take(request_id)
             if call is not None:
                 self._door.settle(answered(call, cast(BranchEndResponse, body), self._channel.client_id))
+            return
+        if kind is BranchInquiryResponse:
+            asker = self._inquiries.pop(request_id, None)
+            if asker is not None:
+                asker(cast(BranchInquiryResponse, body))
             return
         self._unanswered += 1
         self._open_ids.add(request_id)
@@ -232,6 +242,20 @@ class SeataLink(asyncio.Protocol):
         """Send a message that nobody answers."""
         if not self._closing:
             self._write(self._connection.oneway(message))
+
+    def inquire(self, message: BranchInquiryRequest, answered: OnReport) -> None:
+        """Send an inquiry with an id of our own."""
+        if self._closing:
+            answered(None)
+            return
+        try:
+            request_id, data = self._connection.ask(message)
+        except WireError as error:
+            log.warning("an inquiry cannot be sent", reason=error.reason)
+            answered(None)
+            return
+        self._inquiries[request_id] = answered
+        self._queue(data)
 
     def _write(self, frame: Frame) -> None:
         try:

@@ -12,8 +12,20 @@ from types import MappingProxyType
 import msgspec
 
 from troth.core.effects import Conflict, Registered, Result, Unknown
-from troth.core.events import Begin, Commit, Event, LockQuery, Register, Report, Rollback, Served, Status, Vote
-from troth.core.model import BranchType, PhaseOne
+from troth.core.events import (
+    Begin,
+    Commit,
+    Event,
+    LockQuery,
+    LockWait,
+    Register,
+    Report,
+    Rollback,
+    Served,
+    Status,
+    Vote,
+)
+from troth.core.model import BranchType, LockMode, PhaseOne
 from troth.core.modes import MODES
 from troth.core.rowkeys import LockTextError, parse_lock_text
 from troth.server.config import Config
@@ -22,6 +34,7 @@ from troth.server.sessions import Channel, Sessions
 from troth.server.waiters import AnyReply, BatchReply, ChildReply, MergedReply, Responder
 from troth.wire.seata.enums import BranchStatus, GlobalStatus, TransactionExceptionCode
 from troth.wire.seata.frame import Frame
+from troth.wire.seata.lock_wait import LockWaitRequest, ModeRegisterRequest, RowLockMode, agreed, announces
 from troth.wire.seata.messages import (
     BranchRegisterRequest,
     BranchReportRequest,
@@ -38,6 +51,7 @@ from troth.wire.seata.messages import (
     RegisterTMRequest,
     RegisterTMResponse,
 )
+from troth.wire.seata.private import announces_inquiries
 
 SPOKEN_VERSION = "2.3.0"
 """What we answer to registrations: clients pick the frame version and features by it (PROTOCOL §4)."""
@@ -47,6 +61,11 @@ LONGEST_XID = 128
 _MODE_OF_TYPE: Mapping[int, BranchType] = MappingProxyType({mode.value: mode for mode in MODES})
 _PHASE_ONE: Mapping[BranchStatus, PhaseOne] = MappingProxyType(
     {BranchStatus.PhaseOne_Done: PhaseOne.DONE, BranchStatus.PhaseOne_Failed: PhaseOne.FAILED}
+)
+
+
+_LOCK_MODE: Mapping[RowLockMode, LockMode] = MappingProxyType(
+    {RowLockMode.EXCLUSIVE: LockMode.EXCLUSIVE, RowLockMode.ADD: LockMode.ADD}
 )
 
 
@@ -99,14 +118,12 @@ class Requests:
 
     def handle_merged(self, channel: Channel, frame: Frame, message: MergedWarpMessage, responder: Responder) -> None:
         """Take the children of a merged request, each as if it had come alone. Raises Refused."""
-        if not message.msgs:
-            raise Refused("a merged request without requests")
         for child in message.msgs:
             if type(child) not in HANDLERS:
                 raise Refused(f"{type(child).__name__} is no message for a coordinator, in a merged request")
         whole = (
             BatchReply(responder, frame, message.msg_ids)
-            if channel.takes_batch_results and message.msg_ids  # without ids only the order tells whose answer it is
+            if channel.takes_batch_results and len(message.msg_ids) == len(message.msgs)  # else only the order tells
             else MergedReply(responder, frame, len(message.msgs))
         )
         for index, child in enumerate(message.msgs):
@@ -124,8 +141,11 @@ class Requests:
         resources = [resource for resource in (message.resource_ids or "").split(",") if resource]
         if len(channel.resources) + len(resources) > self._limits.resources:
             raise Refused(f"more than {self._limits.resources} resources on one connection")
+        channel.answers_inquiries = channel.answers_inquiries or announces_inquiries(message.extra_data)
         new = self._sessions.add_resources(channel, resources)
-        reply.send(RegisterRMResponse(version=SPOKEN_VERSION))
+        if announces(message.extra_data):
+            channel.waits_cold = True
+        reply.send(RegisterRMResponse(version=agreed(SPOKEN_VERSION) if channel.waits_cold else SPOKEN_VERSION))
         for resource in new:
             self._submit(Served(resource))
 
@@ -189,7 +209,13 @@ class Requests:
 
     # ---- branches ----
 
-    def _register_branch(self, channel: Channel, message: BranchRegisterRequest, reply: AnyReply) -> None:
+    def _register_branch(
+        self,
+        channel: Channel,
+        message: BranchRegisterRequest,
+        reply: AnyReply,
+        lock_mode: LockMode = LockMode.EXCLUSIVE,
+    ) -> None:
         reply.translate = self._count_register
         xid, resource_id = message.xid, message.resource_id
         if xid is None or len(xid) > LONGEST_XID:
@@ -207,6 +233,7 @@ class Requests:
         except LockTextError as error:
             reply.send(answers.register_refusal(str(error)))
             return
+        auto_commit = data is None or _auto_commit(data)
         self._submit(
             Register(
                 xid,
@@ -216,13 +243,40 @@ class Requests:
                 text,
                 keys,
                 data,
-                data is None or _auto_commit(data),
+                auto_commit,
                 channel.client_id,
                 channel,
-                reply.may_wait,
+                # who can wait cold lets go of its local row locks first: a hot wait would hold them
+                reply.may_wait and not (auto_commit and channel.waits_cold),
                 reply,
+                lock_mode,
             )
         )
+
+    def _register_moded(self, channel: Channel, message: ModeRegisterRequest, reply: AnyReply) -> None:
+        self._register_branch(channel, message, reply, _LOCK_MODE[message.lock_mode])
+
+    def _wait_for_rows(self, channel: Channel, message: LockWaitRequest, reply: AnyReply) -> None:
+        reply.translate = self._count_wait
+        xid, resource_id, text = message.xid, message.resource_id, message.lock_key or ""
+        if xid is None or len(xid) > LONGEST_XID:
+            reply.answer(Unknown(xid or ""))
+            return
+        if resource_id is None or _longer_than(resource_id, self._limits.name_bytes):
+            reply.send(answers.lock_wait_refusal("the wait names no resource, or one with too long a name"))
+            return
+        try:
+            keys = parse_lock_text(resource_id, text)
+        except LockTextError as error:
+            reply.send(answers.lock_wait_refusal(str(error)))
+            return
+        mode = _LOCK_MODE[message.lock_mode]
+        self._submit(LockWait(xid, self._next_id(), resource_id, text, keys, channel, reply.may_wait, reply, mode))
+
+    def _count_wait(self, result: Result) -> Message:
+        if isinstance(result, Conflict):
+            self.stats.lock_conflicts += 1
+        return answers.lock_wait_answer(result)
 
     def _branch_obstacle(self, message: BranchRegisterRequest) -> Message | None:
         if message.branch_type not in _MODE_OF_TYPE:
@@ -292,6 +346,8 @@ HANDLERS: Mapping[type[Message], Callable[..., None]] = MappingProxyType(
         GlobalStatusRequest: Requests._status,
         GlobalReportRequest: Requests._report,
         BranchRegisterRequest: Requests._register_branch,
+        ModeRegisterRequest: Requests._register_moded,
+        LockWaitRequest: Requests._wait_for_rows,
         BranchReportRequest: Requests._report_branch,
         GlobalLockQueryRequest: Requests._query_locks,
     }

@@ -1,4 +1,4 @@
-"""Locks are derived from live branches: none without one, none missing, none left at the end."""
+"""Locks are derived from live branches and short reservations: none without one, none missing, none left at the end."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ class NoOrphanLock(Checker):
     name = "no orphan lock"
 
     def batch_is_durable(self, coordinator: Coordinator) -> None:
-        live = {
-            key: tx.xid
-            for tx in coordinator.engine.transactions().values()
-            if tx.phase is not Phase.COMMITTING
-            for branch in tx.branches.values()
-            for key in branch.keys
-        }
+        open_or_undone = [tx for tx in coordinator.engine.transactions().values() if tx.phase is not Phase.COMMITTING]
+        live = {key: tx.xid for tx in open_or_undone for branch in tx.branches.values() for key in branch.keys}
+        live |= {key: tx.xid for tx in open_or_undone for kept in tx.reservations.values() for key in kept.wait.keys}
         held = dict(coordinator.engine.cell.locks.rows())
         # every batch asks this: the sentence is made only where it is needed
         self.check(held == live, "" if held == live else f"held {held}, live branches name {live}")

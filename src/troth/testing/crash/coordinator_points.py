@@ -8,6 +8,7 @@ from typing import Any
 
 from troth.core.effects import AddBranch, Answer, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
 from troth.core.model import Phase
+from troth.stores.sqlite_journal import Entry, unpack
 from troth.stores.store import Batch
 from troth.testing.crash import seams
 from troth.testing.crash.point import Hit, Point, Role
@@ -73,12 +74,24 @@ def _after_write(holds: Callable[[Write], bool]) -> Attach:
 
 
 def _not_committed(hit: Hit) -> None:
-    """SQLite's transaction has the decision in it, but has not been committed."""
+    """SQLite has the row with the decision in a transaction, which has not been committed.
 
-    def when(_: object, connection: object, change: Any) -> bool:
-        return any(mark.phase is Phase.COMMITTING for mark in change.marks)
+    The store's own is as short as its one statement, so the hook puts one around it.
+    """
 
-    seams.function("troth.stores.sqlite_statements:write", lambda write: seams.after(write, hit, when))
+    def make(original: Any) -> Any:
+        def insert(connection: Any, entry: Entry) -> None:
+            if not any(_decides(write, Phase.COMMITTING) for write in unpack(entry)):
+                original(connection, entry)
+                return
+            connection.execute("BEGIN IMMEDIATE")
+            original(connection, entry)
+            hit()
+            connection.execute("COMMIT")
+
+        return insert
+
+    seams.function("troth.stores.sqlite_journal:insert", make)
 
 
 # ---- effects ----

@@ -11,6 +11,8 @@ from troth.wire.seata import messages as m
 from troth.wire.seata.errors import Truncated, WireError
 from troth.wire.seata.fields import pack_short, unpack_int, unpack_short
 from troth.wire.seata.layouts import SINGLES, Layout, Reader
+from troth.wire.seata.lock_wait import LOCK_LAYOUTS
+from troth.wire.seata.private import PRIVATE_LAYOUTS
 
 TYPE_CODE_BYTES: Final = 2
 
@@ -65,11 +67,11 @@ def write_fields(message: m.Message) -> bytes:
 
 
 def _unreadable(code: int, buf: bytes, pos: int, end: int) -> WireError:
-    return _truncated(code, end, len(buf) + 1) if code in LAYOUTS else _unknown(code, pos)
+    return _truncated(code, end, len(buf) + 1) if code in ALL_LAYOUTS else _unknown(code, pos)
 
 
 def _truncated(code: int, end: int, needed: int) -> Truncated:
-    return Truncated(f"{LAYOUTS[code].message.__name__} ends in the middle of a field", end, needed)
+    return Truncated(f"{ALL_LAYOUTS[code].message.__name__} ends in the middle of a field", end, needed)
 
 
 def _unknown(code: int, pos: int) -> WireError:
@@ -203,7 +205,15 @@ _ROWS = (
 )
 
 LAYOUTS: Final = MappingProxyType({int(row.message.TYPE_CODE): row for row in _ROWS})
+ALL_LAYOUTS: Final = MappingProxyType(
+    {**LAYOUTS, **{int(row.message.TYPE_CODE): row for row in (*PRIVATE_LAYOUTS, *LOCK_LAYOUTS)}}
+)
+"""Also those that are ours alone."""
 # By position, since finding a row is part of reading every message; the gaps refuse.
-_READERS: Final = tuple(LAYOUTS[code].read if code in LAYOUTS else _no_reader(code) for code in range(max(LAYOUTS) + 1))
-_WRITERS: Final = MappingProxyType({row.message: (pack_short(row.message.TYPE_CODE), row.write) for row in _ROWS})
+_READERS: Final = tuple(
+    ALL_LAYOUTS[code].read if code in ALL_LAYOUTS else _no_reader(code) for code in range(max(ALL_LAYOUTS) + 1)
+)
+_WRITERS: Final = MappingProxyType(
+    {row.message: (pack_short(row.message.TYPE_CODE), row.write) for row in ALL_LAYOUTS.values()}
+)
 _CONTAINER_CODES: Final = frozenset(int(message.TYPE_CODE) for message in _CONTAINERS)

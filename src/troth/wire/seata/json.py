@@ -12,7 +12,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
-from troth.wire.seata.bodies import LAYOUTS
+from troth.wire.seata.bodies import ALL_LAYOUTS
 from troth.wire.seata.enums import (
     BranchStatus,
     BranchType,
@@ -25,6 +25,7 @@ from troth.wire.seata.enums import (
 )
 from troth.wire.seata.errors import WireError
 from troth.wire.seata.frame import NO_HEAD_MAP, Frame, decode_frame, encode_frame, raw_body
+from troth.wire.seata.lock_wait import RowLockMode
 from troth.wire.seata.messages import HeartbeatMessage, Message
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
@@ -42,7 +43,9 @@ FIELD_NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "extra_data": "extraData",
         "global_status": "globalStatus",
         "identified": "identified",
+        "keep_ms": "keepMs",
         "lock_key": "lockKey",
+        "lock_mode": "lockMode",
         "lockable": "lockable",
         "msg": "msg",
         "msg_ids": "msgIds",
@@ -228,6 +231,7 @@ _PARSERS: Final[Mapping[object, _Parser]] = MappingProxyType(
         GlobalStatus: partial(_member, GlobalStatus),
         GlobalStatus | None: partial(_optional_member, GlobalStatus),
         ResultCode: partial(_member, ResultCode),
+        RowLockMode: partial(_member, RowLockMode),
         ResultCode | None: partial(_optional_member, ResultCode),
         TransactionExceptionCode: partial(_member, TransactionExceptionCode),
         tuple[Message, ...]: _messages,
@@ -235,7 +239,7 @@ _PARSERS: Final[Mapping[object, _Parser]] = MappingProxyType(
     }
 )
 
-_KINDS: Final[tuple[type[Message], ...]] = (HeartbeatMessage, *(layout.message for layout in LAYOUTS.values()))
+_KINDS: Final[tuple[type[Message], ...]] = (HeartbeatMessage, *(layout.message for layout in ALL_LAYOUTS.values()))
 
 _MESSAGES: Final[Mapping[str, type[Message]]] = MappingProxyType({kind.__name__: kind for kind in _KINDS})
 

@@ -71,7 +71,8 @@ class Layout(NamedTuple):
 ResultHead = tuple[ResultCode, str | None, TransactionExceptionCode, int]
 
 
-def _read_result(buf: bytes, pos: int, end: int) -> ResultHead:
+def read_result(buf: bytes, pos: int, end: int) -> ResultHead:
+    """The start of every answer."""
     if buf[pos] == _SUCCESS_CODE and not buf[pos + 1]:  # what nearly all results are
         return _SUCCESS, None, _NO_EXCEPTION, pos + 2
     code = read_code(_RESULT_CODES, buf, pos)
@@ -82,7 +83,8 @@ def _read_result(buf: bytes, pos: int, end: int) -> ResultHead:
     return code, msg, read_code(_EXCEPTION_CODES, buf, pos), pos + 1
 
 
-def _write_result(message: m.TransactionResponse) -> bytes:
+def write_result(message: m.TransactionResponse) -> bytes:
+    """The start of every answer."""
     if message.result_code == _SUCCESS:
         return _pack_success(_SUCCESS, message.transaction_exception_code)
     return b"\0" + cut_text2(message.msg) + bytes((message.transaction_exception_code,))
@@ -151,14 +153,14 @@ def _write_global_begin(message: m.GlobalBeginRequest) -> bytes:
 
 
 def _read_global_begin_response(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
-    code, msg, exception, pos = _read_result(buf, pos, end)
+    code, msg, exception, pos = read_result(buf, pos, end)
     xid, pos = read_text2(buf, pos, end)
     extra, pos = read_text2(buf, pos, end)
     return m.GlobalBeginResponse(code, msg, exception, xid, extra), pos
 
 
 def _write_global_begin_response(message: m.GlobalBeginResponse) -> bytes:
-    return _write_result(message) + text2(message.xid) + text2(message.extra_data)
+    return write_result(message) + text2(message.xid) + text2(message.extra_data)
 
 
 def _global_end(message: type[m.GlobalEndRequest]) -> Layout:
@@ -189,14 +191,14 @@ def _write_global_report(message: m.GlobalReportRequest) -> bytes:
 
 def _global_end_response(message: type[m.GlobalEndResponse]) -> Layout:
     def read(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
-        code, msg, exception, pos = _read_result(buf, pos, end)
+        code, msg, exception, pos = read_result(buf, pos, end)
         return message(code, msg, exception, read_code(_GLOBAL_STATUSES, buf, pos)), pos + 1
 
     return Layout(message, read, _write_global_end_response)
 
 
 def _write_global_end_response(message: m.GlobalEndResponse) -> bytes:
-    return _write_result(message) + bytes((message.global_status,))
+    return write_result(message) + bytes((message.global_status,))
 
 
 # --- branches: RM to TC -----------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ def _write_branch_register(message: m.BranchRegisterRequest) -> bytes:
 
 
 def _read_branch_register_response(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
-    code, msg, exception, pos = _read_result(buf, pos, end)
+    code, msg, exception, pos = read_result(buf, pos, end)
     (branch_id,) = unpack_long(buf, pos)
     return m.BranchRegisterResponse(code, msg, exception, branch_id), pos + 8
 
@@ -233,7 +235,7 @@ def _read_branch_register_response(buf: bytes, pos: int, end: int) -> tuple[m.Me
 def _write_branch_register_response(message: m.BranchRegisterResponse) -> bytes:
     if message.result_code == _SUCCESS:
         return _pack_registered(_SUCCESS, message.transaction_exception_code, message.branch_id)
-    return _write_result(message) + pack_long(message.branch_id)
+    return write_result(message) + pack_long(message.branch_id)
 
 
 def _read_branch_report(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
@@ -257,24 +259,26 @@ def _write_branch_report(message: m.BranchReportRequest) -> bytes:
 
 
 def _read_branch_report_response(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
-    code, msg, exception, pos = _read_result(buf, pos, end)
+    code, msg, exception, pos = read_result(buf, pos, end)
     return m.BranchReportResponse(code, msg, exception), pos
 
 
 def _read_lock_query_response(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
-    code, msg, exception, pos = _read_result(buf, pos, end)
+    code, msg, exception, pos = read_result(buf, pos, end)
     (lockable,) = unpack_short(buf, pos)
     return m.GlobalLockQueryResponse(code, msg, exception, lockable == 1), pos + 2
 
 
 def _write_lock_query_response(message: m.GlobalLockQueryResponse) -> bytes:
-    return _write_result(message) + (b"\0\1" if message.lockable else b"\0\0")
+    return write_result(message) + (b"\0\1" if message.lockable else b"\0\0")
 
 
 # --- phase two: TC to RM ----------------------------------------------------------------------------------------------
 
 
-def _branch_end(message: type[m.BranchEndRequest]) -> Layout:
+def branch_end(message: type[m.BranchEndRequest]) -> Layout:
+    """The layout of a request that names a branch in phase two."""
+
     def read(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
         xid, pos = read_text2(buf, pos, end)
         (branch_id,) = unpack_long(buf, pos)
@@ -297,7 +301,7 @@ def _write_branch_end(message: m.BranchEndRequest) -> bytes:
 
 def _branch_end_response(message: type[m.BranchEndResponse]) -> Layout:
     def read(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
-        code, msg, exception, pos = _read_result(buf, pos, end)
+        code, msg, exception, pos = read_result(buf, pos, end)
         xid, pos = read_text2(buf, pos, end)
         (branch_id,) = unpack_long(buf, pos)
         status = read_code(_BRANCH_STATUSES, buf, pos + 8)
@@ -307,7 +311,7 @@ def _branch_end_response(message: type[m.BranchEndResponse]) -> Layout:
 
 
 def _write_branch_end_response(message: m.BranchEndResponse) -> bytes:
-    return _write_result(message) + text2(message.xid) + _pack_id_and_byte(message.branch_id, message.branch_status)
+    return write_result(message) + text2(message.xid) + _pack_id_and_byte(message.branch_id, message.branch_status)
 
 
 def _read_undo_log_delete(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
@@ -344,12 +348,12 @@ SINGLES: Final = (
     _branch_register(m.BranchRegisterRequest),
     Layout(m.BranchRegisterResponse, _read_branch_register_response, _write_branch_register_response),
     Layout(m.BranchReportRequest, _read_branch_report, _write_branch_report),
-    Layout(m.BranchReportResponse, _read_branch_report_response, _write_result),
+    Layout(m.BranchReportResponse, _read_branch_report_response, write_result),
     _branch_register(m.GlobalLockQueryRequest),
     Layout(m.GlobalLockQueryResponse, _read_lock_query_response, _write_lock_query_response),
-    _branch_end(m.BranchCommitRequest),
+    branch_end(m.BranchCommitRequest),
     _branch_end_response(m.BranchCommitResponse),
-    _branch_end(m.BranchRollbackRequest),
+    branch_end(m.BranchRollbackRequest),
     _branch_end_response(m.BranchRollbackResponse),
     Layout(m.UndoLogDeleteRequest, _read_undo_log_delete, _write_undo_log_delete),
 )

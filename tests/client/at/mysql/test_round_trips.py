@@ -59,8 +59,9 @@ class Relay:
                     one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
         for one in self._sockets:
+            with suppress(OSError):  # closed already; without it a thread in accept() or recv() would sleep on
+                one.shutdown(socket.SHUT_RDWR)
             one.close()
         for thread in self._threads:
             thread.join(5)

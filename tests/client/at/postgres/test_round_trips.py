@@ -133,6 +133,28 @@ def test_written_foreign_keys_cost_no_trip(database, relay, connect, coordinator
         assert counted(relay, connection.execute, "INSERT INTO child VALUES (2, 1, 1), (3, 1, 2)") == 2
 
 
+def test_a_value_that_psycopg_cannot_send(database, connect, coordinator):
+    """Nothing of the statement is sent; what was written before it stays, and the connection goes on."""
+    connection = connect()
+    with join(A):
+        connection.execute(UPDATE, (5, 1))
+        with pytest.raises(psycopg.ProgrammingError, match="cannot adapt"):
+            connection.execute(UPDATE, (object(), 1))
+        connection.execute(UPDATE, (6, 2))
+        connection.commit()
+    assert coordinator.lock_texts == ["account:1,2"]
+    assert database.rows("SELECT balance FROM account WHERE id < 3 ORDER BY id") == [(5,), (6,)]
+
+
+def test_a_pipeline_from_outside_is_refused(database, connect):
+    connection = connect(autocommit=True)
+    with connection.pipeline(), join(A), pytest.raises(troth.NotSupported, match="pipeline"):
+        connection.execute(UPDATE, (5, 1))
+    with join(A):
+        connection.execute(UPDATE, (6, 1))
+    assert database.rows("SELECT balance FROM account WHERE id = 1") == [(6,)]
+
+
 def test_a_slow_link_is_waited_for_twice(relay, connect):
     connection = connect(autocommit=True)
     with join(A):

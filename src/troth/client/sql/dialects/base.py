@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from troth.client.flow import Flow, Parameters
 from troth.client.sql.image import FullRow, Images, Key, Outcome
 from troth.client.sql.statement import Statement
 from troth.client.sql.tables import Column, Refusal, Table
 from troth.client.sql.undo import Field, RowChange, State
+
+if TYPE_CHECKING:
+    from troth.client.sql.dialects.base_additive import HotRows
 
 
 class Fault(Enum):
@@ -79,6 +82,11 @@ class Dialect(Protocol):
 
     def check_undo_table(self) -> Flow[list[str]]:
         """What is wrong with the undo table, in sentences; empty if nothing is."""
+        ...
+
+    @property
+    def hot_rows(self) -> HotRows:
+        """The table of open increments, and what else additive statements need (at.md §6)."""
         ...
 
     # --- statements and tables ---

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from troth.client.flow import Flow, Later, Parameters, postponed, query
 from troth.client.sql.dialects import mysql_catalogue, mysql_images, mysql_types
 from troth.client.sql.dialects.base import Fault, match
+from troth.client.sql.dialects.mysql_additive import MYSQL_HOT_ROWS
 from troth.client.sql.dialects.mysql_catalogue import Session
 from troth.client.sql.dialects.mysql_grammar import parse
 from troth.client.sql.dialects.mysql_inserts import Inserter
@@ -58,6 +59,7 @@ class MySqlDialect:
 
     begin = "START TRANSACTION"
     errors_abort = False
+    hot_rows = MYSQL_HOT_ROWS
     insert_undo = (
         "INSERT INTO undo_log (branch_id, xid, context, rollback_info, log_status, log_created, log_modified) "
         "VALUES (%s, %s, %s, %s, %s, NOW(6), NOW(6))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import tzinfo
 from types import MappingProxyType
 
@@ -11,6 +12,7 @@ from troth.client.flow import Flow, Later, Parameters, postponed, query
 from troth.client.sql.dialects import postgres_catalogue, postgres_images
 from troth.client.sql.dialects.base import Fault, select_matching
 from troth.client.sql.dialects.parsed import Parsed
+from troth.client.sql.dialects.postgres_additive import postgres_hot_rows
 from troth.client.sql.dialects.postgres_catalogue import (
     BY_NAME,
     BY_SPELLING,
@@ -19,6 +21,7 @@ from troth.client.sql.dialects.postgres_catalogue import (
     finding,
     found_in,
     literal,
+    probe,
     spelled,
 )
 from troth.client.sql.dialects.postgres_grammar import parse
@@ -66,6 +69,16 @@ def resource_id(host: str, port: int, database: str, current_schema: str | None)
     return url if current_schema is None else f"{url}?currentSchema={current_schema.replace(',', '!')}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A table as it was last time: how to lock it, what to ask, what is answered while it is the same."""
+
+    lock: str
+    probe: str
+    answer: list[tuple[object, ...]]
+    table: Table
+
+
 class PostgresDialect:
     """`Dialect` of PostgreSQL, for psycopg's placeholders. `undo_schema` is where the undo table is.
 
@@ -79,12 +92,14 @@ class PostgresDialect:
         self._has_old = server_version >= _OLD_IN_RETURNING
         self._undo_schema = undo_schema
         self._undo = spelled(undo_schema, UNDO_TABLE)
+        self.hot_rows = postgres_hot_rows(undo_schema, self._undo)
         self._zone = Zone(zone)
         self._parsed = Parsed()
+        self._texts = postgres_images.composed()
         self._tables: dict[str, tuple[str, Table | Refusal]] = {}
         self._functions: dict[str, bool] = {}
-        self._seen: dict[tuple[str | None, str], tuple[Found, Table]] = {}
-        self._expected: tuple[Found, Later] | None = None
+        self._seen: dict[tuple[str | None, str], _Seen] = {}
+        self._expected: tuple[_Seen, Later] | None = None
         self._parents: dict[str, Table | Refusal] = {}
         self._undo_table_is_good = False
 
@@ -187,23 +202,35 @@ class PostgresDialect:
             return Refusal(f"there is no table {name} that can be seen.", "Look at the spelling and the search_path.")
         table = yield from self._defined(found)
         if isinstance(table, Table):
-            self._seen[schema, name] = (found, table)
+            yield from self._learn(schema, name, found, table)
         return table
+
+    def _learn(self, schema: str | None, name: str, found: Found, table: Table) -> Flow[None]:
+        """Remember what a cheap question answers as long as `table` is the definition of `schema.name`."""
+        self._seen.pop((schema, name), None)
+        finding_it = finding(BY_SPELLING, _spelling(schema, name))
+        is_partitioned = postgres_catalogue.PARTITIONED in table.traits
+        asked = finding_it if is_partitioned else probe(found.oid, _spelling(schema, name), table)
+        answer = yield from postponed(asked)
+        # Some changes pass our lock (CREATE INDEX CONCURRENTLY): what the probe has seen must not be newer.
+        if found_in((yield from query(finding_it))) == found:
+            self._seen[schema, name] = _Seen(_lock(schema, name), asked, answer.answer.rows, table)
 
     def expected_table(self, schema: str | None, name: str) -> Flow[Table | None]:
         """The definition that `schema.name` had last time; whether it still has is asked along with the next query."""
         seen = self._seen.get((schema, name))
         if seen is None:
             return None
-        yield from postponed(_lock(schema, name))
-        self._expected = (seen[0], (yield from postponed(finding(BY_SPELLING, _spelling(schema, name)))))
-        return seen[1]
+        yield from postponed(seen.lock)
+        self._expected = (seen, (yield from postponed(seen.probe)))
+        return seen.table
 
     def as_expected(self) -> bool | None:
         """Whether it still had the definition of the last `expected_table`. None: the database has not said."""
         if self._expected is None or self._expected[1].rows is None:
             return None
-        return found_in(self._expected[1].rows) == self._expected[0]
+        seen, later = self._expected
+        return later.answer.rows == seen.answer
 
     def undone_table(self, name: str) -> Flow[Table | Refusal]:
         """The table that lock keys and undo rows call `name`."""
@@ -229,7 +256,7 @@ class PostgresDialect:
 
     def images(self, statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
         """See `postgres_images`."""
-        return (yield from postgres_images.images(statement, table, parameters, has_old=self._has_old))
+        return (yield from postgres_images.images(statement, table, parameters, self._texts, has_old=self._has_old))
 
     def read_locked(
         self, statement: Statement, table: Table, parameters: Parameters

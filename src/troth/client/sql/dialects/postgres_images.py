@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Parameters, Rows, postponed, query, user_query
+from troth.client.sql.dialects.parsed import Composed, Pieces
 from troth.client.sql.dialects.postgres_catalogue import PARTITIONED
 from troth.client.sql.dialects.postgres_types import mark, quote, shown
 from troth.client.sql.image import FullRow, ImageMoved, Images, Key, Outcome, Touched
@@ -35,7 +36,14 @@ _TRIES = 3
 _KEYS_PER_SELECT = 1000
 
 
-def images(statement: Statement, table: Table, parameters: Parameters, *, has_old: bool) -> Flow[Images]:
+def composed() -> Composed:
+    """What `images` keeps of the texts that it makes."""
+    return Composed(_positional)
+
+
+def images(
+    statement: Statement, table: Table, parameters: Parameters, texts: Composed, *, has_old: bool
+) -> Flow[Images]:
     """Run the statement with its images; `has_old`: the server knows `old` in RETURNING.
 
     Raises:
@@ -51,11 +59,11 @@ def images(statement: Statement, table: Table, parameters: Parameters, *, has_ol
     if statement.verb is Verb.INSERT:
         return (yield from _insert(statement, table, parameters))
     if statement.verb is Verb.DELETE:
-        return (yield from _delete(statement, table, parameters))
+        return (yield from _delete(statement, table, parameters, texts))
     _refuse_identities(statement, table)
     if has_old:
-        return (yield from _update_with_old(statement, table, parameters))
-    return (yield from _update(statement, table, parameters))
+        return (yield from _update_with_old(statement, table, parameters, texts))
+    return (yield from _update(statement, table, parameters, texts))
 
 
 # --- UPDATE and DELETE ---
@@ -70,9 +78,9 @@ class _Target:
     name: str
 
 
-def _run(statement: Statement, parameters: Parameters, pieces: Sequence[str | Fragment]) -> Flow[Rows]:
+def _run(statement: Statement, table: Table, parameters: Parameters, texts: Composed, pieces: Pieces) -> Flow[Rows]:
     try:
-        sql, given = compose(parameters, _positional, *pieces)
+        sql, given = texts.text(statement, table, pieces, parameters)
     except ParameterCountError as error:
         # The driver says best what is wrong with the parameters.
         yield from user_query(statement.sql, parameters)
@@ -80,24 +88,30 @@ def _run(statement: Statement, parameters: Parameters, pieces: Sequence[str | Fr
     return (yield from user_query(sql, given))
 
 
-def _delete(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
+def _deleting(statement: Statement, table: Table) -> list[str | Fragment]:
     image, target = statement.image, _target(statement, table)
     pieces: list[str | Fragment] = [image.with_clause, f"\nDELETE FROM {target.source}"]
     pieces += _clauses(("\nUSING ", image.sources), ("\nWHERE ", image.where))
-    pieces += ["\nRETURNING ", *_first(statement), _shown_all(table, target.qualifier)]
-    done = yield from _run(statement, parameters, pieces)
+    return [*pieces, "\nRETURNING ", *_first(statement), _shown_all(table, target.qualifier)]
+
+
+def _delete(statement: Statement, table: Table, parameters: Parameters, texts: Composed) -> Flow[Images]:
+    done = yield from _run(statement, table, parameters, texts, _deleting)
     width = len(done.columns) - len(table.columns)
     before = [row[width:] for row in done.rows]
     return Images((Touched(SqlType.DELETE, before),), _outcome(statement, done, width, range(len(before))))
 
 
-def _update_with_old(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
+def _updating_with_old(statement: Statement, table: Table) -> list[str | Fragment]:
     image, target = statement.image, _target(statement, table)
     pieces: list[str | Fragment] = [image.with_clause, f"\nUPDATE {target.source} SET ", image.assignments]
     pieces += _clauses(("\nFROM ", image.sources), ("\nWHERE ", image.where))
     pieces += [f"\nRETURNING WITH (OLD AS {_OLD}, NEW AS {_NEW}) ", *_first(statement)]
-    pieces += [_shown_all(table, f"{_NEW}."), ", ", _shown_all(table, f"{_OLD}.")]
-    done = yield from _run(statement, parameters, pieces)
+    return [*pieces, _shown_all(table, f"{_NEW}."), ", ", _shown_all(table, f"{_OLD}.")]
+
+
+def _update_with_old(statement: Statement, table: Table, parameters: Parameters, texts: Composed) -> Flow[Images]:
+    done = yield from _run(statement, table, parameters, texts, _updating_with_old)
     width = len(done.columns) - 2 * len(table.columns)
     old = width + len(table.columns)
     after = [row[width:old] for row in done.rows]
@@ -106,8 +120,8 @@ def _update_with_old(statement: Statement, table: Table, parameters: Parameters)
     return Images((touched,), _outcome(statement, done, width, range(len(after))))
 
 
-def _update(statement: Statement, table: Table, parameters: Parameters) -> Flow[Images]:
-    done = yield from _run(statement, parameters, _pieces(statement, table))
+def _update(statement: Statement, table: Table, parameters: Parameters, texts: Composed) -> Flow[Images]:
+    done = yield from _run(statement, table, parameters, texts, _pieces)
     width = len(done.columns) - 2 * len(table.columns) - 1
     number, old = width + len(table.columns), width + len(table.columns) + 1
     if any(row[number] is None for row in done.rows):

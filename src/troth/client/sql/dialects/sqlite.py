@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Parameters, query
-from troth.client.sql.dialects import sqlite_catalogue, sqlite_images, sqlite_upserts
+from troth.client.sql.dialects import sqlite_catalogue, sqlite_images, sqlite_reads, sqlite_upserts
 from troth.client.sql.dialects.base import Fault, select_matching
 from troth.client.sql.dialects.parsed import Parsed
+from troth.client.sql.dialects.sqlite_additive import SQLITE_HOT_ROWS
 from troth.client.sql.dialects.sqlite_grammar import parse
 from troth.client.sql.dialects.sqlite_lockkeys import lock_part
 from troth.client.sql.image import Images, Key, Outcome
@@ -53,6 +53,7 @@ class SqliteDialect:
 
     begin = "BEGIN IMMEDIATE"
     errors_abort = False
+    hot_rows = SQLITE_HOT_ROWS
     insert_undo = (
         "INSERT INTO main.undo_log (branch_id, xid, context, rollback_info, log_status, log_created, log_modified) "
         f"VALUES (?, ?, ?, ?, ?, {_NOW}, {_NOW})"
@@ -142,9 +143,8 @@ class SqliteDialect:
     def read_locked(
         self, statement: Statement, table: Table, parameters: Parameters
     ) -> Flow[tuple[Sequence[Key], Outcome]]:
-        """SQLite has no such statement."""
-        yield from ()
-        raise NotSupported("SQLite has no SELECT … FOR UPDATE.")
+        """A SELECT that has to be checked: see `sqlite_reads`."""
+        return (yield from sqlite_reads.read_checked(statement, table, parameters))
 
     def field(self, column: Column, key_type: str, value: object) -> Field:
         """A value with its storage class, whatever the column's declared type."""
