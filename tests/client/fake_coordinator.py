@@ -77,6 +77,9 @@ class FakeCoordinator:
         self.received: list[Message] = []
         self.pings = 0
         self.answers_pings = True
+        self.may_answer = threading.Event()
+        """While it is not set, requests are taken but not answered."""
+        self.may_answer.set()
         self.peers: list[Peer] = []
         self._scripts: defaultdict[type[Message], deque[Message | Do]] = defaultdict(deque)
         self._arrived = threading.Condition()
@@ -194,6 +197,7 @@ class FakeCoordinator:
         with self._arrived:
             self.received.append(frame.body)
             self._arrived.notify_all()
+        self.may_answer.wait(10)
         if action is Do.CUT:
             peer.cut()
         elif isinstance(action, Message):

@@ -80,6 +80,14 @@ class TestRegistration:
         assert set(coordinator.wait_for(RegisterRMRequest, 3)[2].resource_ids.split(",")) == {"a", "b"}
         assert len(coordinator.wait_for(RegisterTMRequest, 2)) == 2
 
+    def test_a_resource_that_comes_during_the_registration_is_named_too(self, coordinator: Any, client: Client) -> None:
+        coordinator.may_answer.clear()
+        client.register_resource("a", BranchType.AT, NoHandler())
+        coordinator.wait_for(RegisterRMRequest)
+        client.register_resource("b", BranchType.AT, NoHandler())
+        coordinator.may_answer.set()
+        assert [message.resource_ids for message in coordinator.wait_for(RegisterRMRequest, 2)] == ["a", "b"]
+
     def test_a_branch_is_told_after_its_resource(self, coordinator: Any, client: Client) -> None:
         client.register_resource("db", BranchType.AT, NoHandler())
         client.tell(REGISTER)

@@ -15,7 +15,7 @@ from troth.core.rules import Rules
 from troth.server.clock import SteadyClock
 from troth.server.engine import Engine, Housekeeping
 from troth.stores.memory import MemoryStore
-from troth.stores.store import Batch, StoreError
+from troth.stores.store import Batch, LeaseLost, StoreError
 
 
 class SlowStore(MemoryStore):
@@ -54,6 +54,22 @@ class Ask:
         assert self.result is None, "answered twice"
         self.result = result
         self._log.append(self)
+
+
+class Mute:
+    """Reaches nobody."""
+
+    def call(self, call: fx.Call) -> None:
+        raise AssertionError(call)
+
+
+class Deposed:
+    """Somebody else has taken over while the store was read."""
+
+    fresh = False
+
+    async def confirm(self) -> None:
+        raise LeaseLost("epoch 1 is over")
 
 
 class Coordinator:
@@ -301,3 +317,20 @@ async def test_a_store_that_fails_while_we_stop_neither_hangs_the_stop_nor_goes_
         await stopping
     assert ask.result is None
     assert [str(failure) for failure in coordinator.failures] == ["disk full"]
+
+
+async def test_a_load_that_has_outlived_the_lease_is_not_gone_on_with() -> None:
+    engine = Engine(
+        SlowStore(),
+        rules=Rules(),
+        outbound=Mute(),
+        clock=SteadyClock(),
+        released=lambda: None,
+        settled=lambda settled: None,
+        failed=lambda error: None,
+        fence=Deposed(),
+    )
+    with pytest.raises(LeaseLost):
+        await engine.start()
+    assert not engine.running
+    await engine.stop()

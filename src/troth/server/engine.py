@@ -132,6 +132,7 @@ class Engine:
         """Open the store, take up what had not ended, and make due what is due. Raises StoreError."""
         await self.store.open()
         hot = await self.store.load_hot()
+        await self._confirm_lease()  # a long load may have outlived it: no door may open on what is stale
         self._batch_number = hot.last_batch
         self.ids.skip_past(hot.last_id)
         self.clock.not_before(_latest_ms(hot.transactions))
@@ -260,10 +261,13 @@ class Engine:
                 writes, effects = self._take_pending()
                 if writes:
                     await self._append(writes)
-                if self._fence is not None and not self._fence.fresh:
-                    await self._fence.confirm()  # also after a write: this process may have slept since
+                await self._confirm_lease()  # also after a write: this process may have slept since
                 self._release(effects)
             self._idle.set()
+
+    async def _confirm_lease(self) -> None:
+        if self._fence is not None and not self._fence.fresh:
+            await self._fence.confirm()
 
     def _take_pending(self) -> tuple[list[fx.Write], list[fx.Effect]]:
         writes: list[fx.Write] = []

@@ -80,6 +80,8 @@ class SeataLink:
         self._loop = asyncio.SelectorEventLoop(self._selector)
         self._thread = threading.Thread(target=self._run, name="troth-link", daemon=True)
         self._resource_ids: dict[str, None] = {}
+        self._named: frozenset[str] = frozenset()
+        """Those that the newest registration of a connection has named."""
         self._tm: Channel | None = None
         self._rm: Channel | None = None
         # Longer than any wait of the link's own: it is for a link thread that died.
@@ -199,14 +201,21 @@ class SeataLink:
             self._rm_registration,
             self._settings.rm_timeout_s,
             self._receive,
-            lambda: None,
+            self._name_the_rest,
         )
 
     def _tm_registration(self, local_ip: str) -> Message:
         return self._identity.as_tm(local_ip, time.time_ns() // 1_000_000)
 
     def _rm_registration(self, _local_ip: str) -> Message:
+        self._named = frozenset(self._resource_ids)
         return self._identity.as_rm(self._resource_ids)
+
+    def _name_the_rest(self) -> None:
+        """Resources that came while the registration was under way are not in it."""
+        late = [resource_id for resource_id in self._resource_ids if resource_id not in self._named]
+        if late and self._rm is not None:
+            self._rm.submit(_RegisterLater(self._identity.as_rm(late)))
 
     def _drain(self) -> None:
         # The flag first: what is queued after this line wakes the loop again, what was queued before is taken now.
@@ -239,7 +248,7 @@ class SeataLink:
             if new:
                 self._rm = self._open_rm()
         elif new and self._rm.ready:
-            # Not ready: the registration that opens the connection will name them.
+            # Not ready: the registration that opens the connection will name them, or `_name_the_rest`.
             self._rm.submit(_RegisterLater(self._identity.as_rm(new)))
 
     def _receive(self, wire: Wire, frame: Frame) -> None:
