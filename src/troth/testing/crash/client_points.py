@@ -177,7 +177,7 @@ CLIENT_POINTS: tuple[Point, ...] = (
     _rm(
         "local-commit.after",
         "the local transaction is committed, the caller has not been told",
-        seams.after_flow(f"{_AT}:PhaseOne._commit_branch"),
+        seams.after_flow(f"{_AT}:PhaseOne._commit_branches"),
     ),
     _rm(
         "report.before-send",
