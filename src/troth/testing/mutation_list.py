@@ -240,7 +240,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "cancels TCC branches before newer ones",
         "core/due.py",
-        "    return not strict or _top(tx, tx.newest) is branch\n",
+        "    return order is not Order.STRICT_REVERSE or _top(tx, tx.newest) is branch\n",
         "    return True\n",
     ),
     Mutation(
@@ -354,7 +354,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "AT keeps the undo rows of committed branches",
         "client/modes/at_phase_two.py",
-        "            yield from query(dialect.delete_undo(len(group)), [value for pair in group for value in pair])\n",
+        "            yield from query(dialect.delete_undo(len(group)), pairs)\n",
         "            del group\n",
     ),
     Mutation(

@@ -23,7 +23,7 @@ KINDS = ("sqlite", "psycopg-async", "pymysql")
 MORE = ("psycopg", "sqlalchemy", "sqlalchemy-mariadb", "redis", "aiosqlite", "sqlalchemy-async", "redis-async")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tcc_coordinator() -> Iterator[troth.Client]:
     """A whole coordinator, with short pauses between two attempts."""
     with troth.embedded(retry__min="50ms", retry__max="200ms") as client:

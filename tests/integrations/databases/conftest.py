@@ -105,5 +105,5 @@ def shop(new_database: Callable[[str], Database], _databases: dict[str, Database
 @pytest.fixture(scope="module")
 def troth_client() -> Iterator[None]:
     """A coordinator in this process, on memory; the process's default client is initialised to it."""
-    with troth.embedded(store="memory://"):
+    with troth.embedded(store="memory://", lock__cold_wait="300ms"):
         yield

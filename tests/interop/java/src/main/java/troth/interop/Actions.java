@@ -12,10 +12,15 @@ final class Actions {
     private final Pay pay;
 
     Actions(DataSource source) {
-        new SpringFenceConfig(source, new DataSourceTransactionManager(source)).afterPropertiesSet();
-        Book.use(source);
+        use(source);
         reserve = ProxyUtil.createProxy(new Reserve(), "reserve");
         pay = ProxyUtil.createProxy(new Pay(), "pay");
+    }
+
+    /** Books and fence are in this database from now on; Seata takes an action of one name only once. */
+    void use(DataSource source) {
+        new SpringFenceConfig(source, new DataSourceTransactionManager(source)).afterPropertiesSet();
+        Book.use(source);
     }
 
     /** {@code action}, {@code book}, {@code amount}, and {@code fail}: throw at the end of the try. */

@@ -5,6 +5,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import javax.sql.DataSource;
 import org.apache.seata.core.context.RootContext;
 import org.apache.seata.core.model.GlobalStatus;
 import org.apache.seata.core.model.TransactionManager;
@@ -34,7 +35,7 @@ final class Application {
         return switch (op) {
             case "open" -> databases.open(command);
             case "fence" -> {
-                actions = new Actions(databases.plain(command.get("db").asText()));
+                keepFenceIn(databases.plain(command.get("db").asText()));
                 yield true;
             }
             case "begin" -> transactions.begin(null, null, command.path("name").asText("java"), timeoutMs(command));
@@ -46,6 +47,14 @@ final class Application {
             case "load" -> load(command);
             default -> inside(command);
         };
+    }
+
+    private void keepFenceIn(DataSource source) {
+        if (actions == null) {
+            actions = new Actions(source);
+        } else {
+            actions.use(source);
+        }
     }
 
     /** A step inside a global transaction that somebody else has begun, or inside none. */
