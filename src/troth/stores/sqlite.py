@@ -107,9 +107,10 @@ class SqliteStore:
         thread, self._thread = self._thread, None
         try:
             await asyncio.wrap_future(thread.submit(self._close))
-        finally:
-            # its last job is done or on its way, so nothing is waited for that could block the loop
-            thread.shutdown(wait=False)
+        except BaseException:
+            thread.shutdown(wait=False)  # its last job may be on its way still: that must not block the loop
+            raise
+        thread.shutdown()  # idle, so it ends at once; whoever looks next finds no thread of ours
 
     # ---- folding, beside everything else ----
 
