@@ -19,6 +19,9 @@ JOBS = os.cpu_count() or 1
 SOAK_SEEDS = int(os.environ.get("TROTH_SOAK_SEEDS", "100000"))
 SOAK_HOURS = 3
 ENOUGH_FOR_ZEROES = 400
+RARE = frozenset({"transition never taken: open --LockWait[expired]--> rolling-back"})
+"""The request must come within the moment between the timeout and its timer: once in some hundreds of seeds."""
+ENOUGH_FOR_RARE = 10_000
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +35,9 @@ def quiet() -> Iterator[None]:
 def judge(batch: Batch) -> None:
     print(*batch.lines(), sep="\n")
     assert not batch.failed, "\n".join(line for report in batch.failed for line in describe(report))
-    assert batch.seeds < ENOUGH_FOR_ZEROES or not batch.zeroes()
+    if batch.seeds >= ENOUGH_FOR_ZEROES:
+        excused = RARE if batch.seeds < ENOUGH_FOR_RARE else frozenset()
+        assert set(batch.zeroes()) <= excused
 
 
 def test_a_few_seeds() -> None:
