@@ -8,6 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
+LOAD_BEFORE = os.getloadavg()[0]
+"""When this program began: later it would be its own."""
+
 
 def conditions(directory: Path, store: str, generator: str) -> dict[str, str]:
     """Describe this machine and this checkout, for databases in `directory`. Probes the disk for some 100 ms."""
@@ -28,9 +31,9 @@ def conditions(directory: Path, store: str, generator: str) -> dict[str, str]:
 
 def load_text() -> str:
     """What else the machine has to do; above one per core it takes part in every figure."""
-    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
     busy = ": **other programs were at work, so no figure of this run is good for more than its order**"
-    return f"{load:.2f} in the last minute{busy if load > cores else ''}"
+    return f"{LOAD_BEFORE:.2f} in the last minute{busy if cores < LOAD_BEFORE else ''}"
 
 
 def cpu_model() -> str:

@@ -342,3 +342,13 @@ class TestDefaultClient:
     def test_an_unknown_setting_is_named(self) -> None:
         with pytest.raises(TypeError, match="conect_timeout_s"):
             troth.init("127.0.0.1:1", conect_timeout_s=1.0)
+
+
+class TestSmallMessages:
+    def test_they_do_not_wait_for_a_delayed_acknowledgement(self, coordinator: Any, client: Client) -> None:
+        """Nagle's algorithm cost 40 ms at every register that followed a lock wait on the same connection."""
+        client.register_resource("a", BranchType.AT, NoHandler())
+        coordinator.wait_for(RegisterRMRequest)
+        until(lambda: len(client._link._route.sockets) == 2)  # type: ignore[attr-defined]
+        for sock in client._link._route.sockets:  # type: ignore[attr-defined]
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
