@@ -14,6 +14,7 @@ from troth.client.flow import Flow, Invoke, Parameters, Pause, postponed, query,
 from troth.client.isolation import CHECK_ONLY
 from troth.client.modes.additive import reserve
 from troth.client.modes.additive_shares import Share, shares
+from troth.client.modes.at_hot import HotStatements
 from troth.client.modes.at_wait import CONFLICTS, Denied, lock_conflict, wait_outside
 from troth.client.modes.at_write import LocalTransaction, Writer
 from troth.client.sql.dialects.base import Dialect, Fault
@@ -73,6 +74,7 @@ class PhaseOne:
         self.retry = retry
         self.local: LocalTransaction | None = None
         self._denied = Denied(resource_id, "")
+        self._hot = HotStatements()
 
     # --- statements ---
 
@@ -104,10 +106,12 @@ class PhaseOne:
 
     def _write_alone(self, xid: str, statement: Statement, sets: Sequence[Parameters]) -> Flow[Outcome]:
         """A local transaction of its own; a row that another holds is waited for *outside* of it."""
+        yield from self._hot.queue_ahead(xid, statement.sql, sets)
         for _ in range(self.retry.times - 1):
             try:
                 return (yield from self._write_and_commit(xid, statement, sets))
             except LockConflict as conflict:
+                self._hot.note(statement.sql, sets, self._denied)
                 yield from wait_outside(xid, self._denied, conflict, self.retry.interval_s)
             except FloorReached as refused:
                 if not refused.may_pass:
