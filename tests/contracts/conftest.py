@@ -85,8 +85,9 @@ async def empty(url: str) -> None:
     try:
         if await connection.fetchval("SELECT to_regclass('troth.cell')") is not None:
             await connection.execute(
-                "DELETE FROM troth.global_transaction; DELETE FROM troth.branch; UPDATE troth.cell SET epoch = 0,"
-                " holder = NULL, lease_until = '-infinity', last_batch_epoch = 0, last_batch = 0, last_id = 0"
+                "DELETE FROM troth.global_transaction; DELETE FROM troth.branch; DELETE FROM troth.kv;"
+                " UPDATE troth.cell SET epoch = 0, holder = NULL, lease_until = '-infinity', last_batch_epoch = 0,"
+                " last_batch = 0, last_id = 0"
             )
     finally:
         await connection.close()

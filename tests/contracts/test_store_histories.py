@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
-from troth.core.model import BranchType, Cause, LockMode, Phase, PhaseOne
+from troth.core.model import BranchType, Cause, EndedBranch, LockMode, OnTimeout, Phase, PhaseOne, Plan, Terms
 from troth.stores.store import Batch, Store
 
 Place = Callable[[], Store]
@@ -38,7 +38,7 @@ class Reference:
         xid = facts.pop("xid")
         match write:
             case OpenGlobal():
-                self.hot[xid] = facts | {"phase": Phase.OPEN, "cause": None, "rollback_only": False}
+                self.hot[xid] = facts | {"phase": Phase.OPEN, "cause": None, "rollback_only": False, "reason": None}
                 self.branches[xid] = {}
             case MarkGlobal():
                 self.hot[xid] |= facts
@@ -46,24 +46,41 @@ class Reference:
                 self.ended[xid] = self.hot.pop(xid) | facts
                 del self.branches[xid]
             case AddBranch(branch_id=branch_id):
-                self.branches[xid][branch_id] = facts
+                self.branches[xid][branch_id] = facts | {"left": False, "ended": False, "epoch": 0}
             case MarkBranch(branch_id=branch_id):
+                if facts["client_id"] is None:
+                    del facts["client_id"]
                 self.branches[xid][branch_id] |= facts
             case DropBranch(branch_id=branch_id):
                 del self.branches[xid][branch_id]
 
 
 # prepared once: strategies that are built anew for each step cost more than the stores do
-MARKS = st.tuples(st.sampled_from([phase for phase in Phase if not phase.ended]), st.none() | CAUSES, st.booleans())
-ENDS = st.tuples(st.sampled_from([phase for phase in Phase if phase.ended]), CAUSES, st.integers(0, 5))
+PLANS = st.none() | st.builds(Plan, st.booleans(), st.lists(st.integers(0, 99), max_size=3).map(tuple))
+TERMS = st.none() | st.builds(
+    Terms,
+    *(TEXT, TEXT, st.binary(max_size=9), st.sampled_from(OnTimeout), st.none() | TIME, st.integers(0, 9)),
+    *(st.none() | TIME, TIME),
+)
+ENDED = st.builds(
+    EndedBranch,
+    *(TIME, TIME, st.sampled_from(BranchType), TEXT, OPTIONAL_TEXT, st.sampled_from(PhaseOne), st.booleans(), TIME),
+    OPTIONAL_TEXT,
+)
+OPEN_PHASES, END_PHASES = ([phase for phase in Phase if phase.ended is ended] for ended in (False, True))
+MARKS = st.tuples(st.sampled_from(OPEN_PHASES), st.none() | CAUSES, st.booleans(), OPTIONAL_TEXT)
+ENDS = st.tuples(
+    *(st.sampled_from(END_PHASES), CAUSES, st.integers(0, 5), OPTIONAL_TEXT, st.lists(ENDED, max_size=2).map(tuple))
+)
 ADDS = st.tuples(
-    *(st.sampled_from(BranchType), TEXT, LOCKS, OPTIONAL_TEXT, st.booleans(), TEXT, st.sampled_from(LockMode))
+    *(st.sampled_from(BranchType), TEXT, LOCKS, OPTIONAL_TEXT, st.booleans(), TEXT, st.sampled_from(LockMode), PLANS)
 )
 BRANCH_MARKS = st.tuples(
     *(st.sampled_from(PhaseOne), OPTIONAL_TEXT, st.integers(0, 9), st.booleans()),
     *(OPTIONAL_TEXT, OPTIONAL_TEXT, st.none() | TIME, st.none() | TIME),
+    *(st.booleans(), st.booleans(), st.integers(0, 9), OPTIONAL_TEXT),
 )
-OPENS = st.tuples(TEXT, TEXT, TEXT, TIME, TIME)
+OPENS = st.tuples(TEXT, TEXT, TEXT, TIME, TIME, TERMS)
 STEPS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 99), st.integers(0, 3)), min_size=1, max_size=30)
 
 
@@ -83,7 +100,11 @@ def histories(draw: st.DrawFn) -> list[list[Write]]:
 
 def possible(draw: st.DrawFn, reference: Reference, number: int, kind: int, target: int) -> Write:
     if kind <= 1 or not reference.hot:
-        return OpenGlobal(f"h:8091:{number}", *draw(OPENS))
+        opened = OpenGlobal(f"h:8091:{number}", *draw(OPENS))
+        if opened.terms is None or not opened.terms.gid:
+            return opened
+        terms = msgspec.structs.replace(opened.terms, gid=f"{opened.terms.gid}{number}")
+        return msgspec.structs.replace(opened, terms=terms)
     xid = sorted(reference.hot)[target % len(reference.hot)]
     if kind == 2:
         return EndGlobal(xid, *draw(ENDS))
@@ -121,11 +142,16 @@ async def agree(store: Store, reference: Reference, number: int) -> None:
         for name, value in reference.hot[tx.xid].items():
             assert getattr(tx, name) == value, name
         branches = reference.branches[tx.xid]
-        assert list(tx.branches) == sorted(branches, key=lambda branch_id: branches[branch_id]["seq"])
+        for kept, left in ((tx.branches, False), (tx.finished, True)):
+            expected = [branch_id for branch_id, facts in branches.items() if facts["left"] is left]
+            assert list(kept) == sorted(expected, key=lambda branch_id: branches[branch_id]["seq"])
         assert tx.next_seq == max((branch["seq"] for branch in branches.values()), default=0) + 1
         for branch_id, facts in branches.items():
+            branch = (tx.finished if facts["left"] else tx.branches)[branch_id]
             for name, value in facts.items():
-                assert getattr(tx.branches[branch_id], name) == value, name
+                assert getattr(branch, name) == value, name
+        if tx.terms is not None and tx.terms.gid:
+            assert await store.find_gid(tx.terms.gid) == tx.xid
     page = await store.find_ended(None, 100, None)
     newest_first = sorted(reference.ended, key=lambda xid: (reference.ended[xid]["end_ms"], xid), reverse=True)
     assert [outcome.xid for outcome in page.outcomes] == newest_first
@@ -133,6 +159,8 @@ async def agree(store: Store, reference: Reference, number: int) -> None:
         facts = reference.ended[outcome.xid]
         assert all(getattr(outcome, name) == facts[name] for name in facts if name != "rollback_only")
         assert await store.outcome(outcome.xid) == outcome
+        if outcome.terms is not None and outcome.terms.gid:
+            assert await store.find_gid(outcome.terms.gid) == outcome.xid
 
 
 @pytest.mark.parametrize(

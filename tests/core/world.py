@@ -10,7 +10,7 @@ from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.cell import Cell
 from troth.core.decision import Decision
-from troth.core.model import BranchType, LockMode, PhaseOne, Verb
+from troth.core.model import BranchType, LockMode, OnTimeout, PhaseOne, Plan, Terms, Verb
 from troth.core.retry import Backoff
 from troth.core.rowkeys import parse_lock_text
 from troth.core.rules import Rules
@@ -73,6 +73,46 @@ class World:
         assert self.answers[ask] == fx.Begun(xid)
         return xid
 
+    def start(
+        self,
+        *steps: ev.NewStep,
+        submit: bool = False,
+        wait: bool = False,
+        terms: Terms | None = None,
+        timeout_ms: int = 60_000,
+        channel: object = None,
+    ) -> tuple[str, Ask]:
+        """A transaction with steps; with terms, unless others are given, under which nothing is special."""
+        xid = f"127.0.0.1:8091:{self.next_id()}"
+        ask = Ask(f"start {xid}")
+        agreed = terms or terms_of(gid=f"gid-{xid}")
+        self.send(
+            ev.Begin(
+                xid, "trip", "shop", "g", timeout_ms, ask, agreed, steps, submit, wait, "shop:127.0.0.1:5000", channel
+            )
+        )
+        return xid, ask
+
+    def step(
+        self,
+        *after: int,
+        kind: BranchType = BranchType.SAGA,
+        by_url: bool = True,
+        url: str = "http://bank/pay",
+    ) -> ev.NewStep:
+        """One for `start`; `after` are the places of others, from 1."""
+        return ev.NewStep(self.next_id(), kind, url, "{}", Plan(by_url, after))
+
+    def record(self, xid: str, key: str, data: str | None, *, attempt: int | None = 0, failed: bool = False) -> Ask:
+        ask = Ask(f"record {key} {self.next_id()}")
+        self.send(ev.Record(xid, attempt, self.next_id(), key, data, failed, ask))
+        return ask
+
+    def claim(self, xid: str, attempt: int, *, client: str = "shop:127.0.0.1:6000", channel: object = None) -> Ask:
+        ask = Ask(f"claim {attempt} {self.next_id()}")
+        self.send(ev.Claim(xid, attempt, client, channel, ask))
+        return ask
+
     def register(
         self,
         xid: str,
@@ -84,6 +124,7 @@ class World:
         channel: object = None,
         mode: BranchType = BranchType.AT,
         lock_mode: LockMode = LockMode.EXCLUSIVE,
+        plan: Plan | None = None,
     ) -> tuple[int, Ask]:
         branch_id = self.next_id()
         ask = Ask(f"register {branch_id} of {xid}")
@@ -102,6 +143,7 @@ class World:
                 may_wait,
                 ask,
                 lock_mode,
+                plan,
             )
         )
         return branch_id, ask
@@ -123,12 +165,20 @@ class World:
         self.send(ev.LockWait(xid, number, resource, locks, keys, channel, may_wait, ask, lock_mode))
         return ask
 
-    def branch(self, xid: str, locks: str, *, resource: str = MYSQL, mode: BranchType = BranchType.AT) -> int:
-        branch_id, ask = self.register(xid, locks, resource=resource, mode=mode)
+    def branch(
+        self,
+        xid: str,
+        locks: str,
+        *,
+        resource: str = MYSQL,
+        mode: BranchType = BranchType.AT,
+        plan: Plan | None = None,
+    ) -> int:
+        branch_id, ask = self.register(xid, locks, resource=resource, mode=mode, plan=plan)
         assert self.answers[ask] == fx.Registered(branch_id)
         return branch_id
 
-    def ask(self, kind: type[ev.Commit | ev.Rollback | ev.Status | ev.Vote | ev.Retry], xid: str) -> Ask:
+    def ask(self, kind: type[ev.Commit | ev.Rollback | ev.Status | ev.Vote | ev.Retry | ev.Stop], xid: str) -> Ask:
         ask = Ask(f"{kind.__name__} {xid}")
         self.send(kind(xid, ask))
         return ask
@@ -152,6 +202,10 @@ class World:
         self.cell = Cell(self.rules)
         self.cell.restore(self.ledger.load())
         self.calls.clear()
+
+
+def terms_of(gid: str = "", on_timeout: OnTimeout = OnTimeout.GO_ON, **more: int | None) -> Terms:
+    return Terms(gid, "saga", b"detail", on_timeout, **more)  # type: ignore[arg-type]
 
 
 def verbs(calls: Iterable[fx.Call]) -> list[tuple[int, Verb]]:

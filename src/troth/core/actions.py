@@ -1,46 +1,24 @@
-"""What the rows of the transition table do to one transaction. Each is called after the phase has changed."""
+"""What the rows of the transition table do to one transaction. Each is called after the phase has changed.
+
+Here is phase one; the decision is in `deciding`, calls and their answers in `calls`, runners in `runs`, and who is told
+in `listeners`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from troth.core import effects as fx
 from troth.core import events as ev
-from troth.core.decision import Decision, DenyWaiters, Drain, Free, GiveUp, Unqueue, Want
-from troth.core.due import followers, front, in_front, line_up, plan, take_due
-from troth.core.model import (
-    Branch,
-    Cause,
-    Global,
-    Listener,
-    Outcome,
-    Phase,
-    Reservation,
-    Standing,
-    Trouble,
-    Waiting,
-)
+from troth.core.calls import call_due, mark
+from troth.core.course import NEEDS_COURSE, course_of
+from troth.core.deciding import start_rollback
+from troth.core.decision import Decision, Free, GiveUp, Submit, Want
+from troth.core.due import plan, take_due
+from troth.core.listeners import refuse_not_active
+from troth.core.model import Branch, BranchType, Cause, Global, Outcome, Reservation, Waiting
 from troth.core.modes import MODES
+from troth.core.runs import take_runner
 
 SQLITE_RESOURCE = "jdbc:sqlite:"
-
-
-def standing(tx: Global | Outcome) -> Standing:
-    """The facts from which doors derive their names for the state of `tx`."""
-    if isinstance(tx, Outcome):
-        return Standing(tx.xid, tx.phase, tx.cause)
-    trouble = Trouble.NONE
-    for branch in tx.branches.values():
-        if branch.frozen:
-            trouble = Trouble.FROZEN
-            break
-        if branch.last_error is not None:
-            trouble = Trouble.RETRYING
-    return Standing(tx.xid, tx.phase, tx.cause, trouble, _all_commit_later(tx))
-
-
-def _all_commit_later(tx: Global) -> bool:
-    return all(MODES[branch.branch_type].commit_is_asynchronous for branch in tx.branches.values())
 
 
 def ignore(tx: Global | Outcome, event: ev.TransactionEvent, now: int, out: Decision) -> None:
@@ -51,8 +29,36 @@ def ignore(tx: Global | Outcome, event: ev.TransactionEvent, now: int, out: Deci
 
 
 def open_global(tx: Global, event: ev.Begin, now: int, out: Decision) -> None:
-    out.writes.append(fx.OpenGlobal(tx.xid, tx.name, tx.application, tx.group, tx.begin_ms, tx.timeout_ms))
-    out.answer(event.reply_to, fx.Begun(tx.xid))
+    out.writes.append(fx.OpenGlobal(tx.xid, tx.name, tx.application, tx.group, tx.begin_ms, tx.timeout_ms, tx.terms))
+    if tx.terms is not None or event.steps:
+        _set_out_with(tx, event, now, out)
+    if event.submit:
+        out.asks.append(Submit(tx.xid, event.reply_to if event.wait else None))
+    if not (event.submit and event.wait):
+        out.answer(event.reply_to, fx.Begun(tx.xid))
+
+
+def _set_out_with(tx: Global, event: ev.Begin, now: int, out: Decision) -> None:
+    course_of(tx)
+    for step in event.steps:
+        _add(
+            tx,
+            Branch(
+                step.branch_id,
+                tx.next_seq,
+                step.branch_type,
+                step.resource_id,
+                "",
+                (),
+                step.application_data,
+                False,
+                event.client_id,
+                plan=step.plan,
+            ),
+            out,
+        )
+        if step.branch_type is BranchType.RUNNER:
+            take_runner(tx, tx.branches[step.branch_id], event.channel, now, out)
 
 
 def want_rows(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
@@ -108,7 +114,17 @@ def admit(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
         event.auto_commit,
         event.client_id,
         lock_mode=event.lock_mode,
+        plan=event.plan,
     )
+    _add(tx, branch, out)
+    if event.plan is not None or event.branch_type in NEEDS_COURSE:
+        course_of(tx)
+        if event.branch_type is BranchType.RUNNER:
+            take_runner(tx, branch, event.channel, now, out)
+    out.answer(event.reply_to, fx.Registered(branch.branch_id))
+
+
+def _add(tx: Global, branch: Branch, out: Decision) -> None:
     tx.next_seq += 1
     tx.branches[branch.branch_id] = branch
     out.writes.append(
@@ -123,9 +139,9 @@ def admit(tx: Global, event: ev.Register, now: int, out: Decision) -> None:
             branch.auto_commit,
             branch.client_id,
             branch.lock_mode,
+            branch.plan,
         )
     )
-    out.answer(event.reply_to, fx.Registered(branch.branch_id))
 
 
 def admit_granted(tx: Global, event: ev.Granted, now: int, out: Decision) -> None:
@@ -167,7 +183,11 @@ def _stop_waiting(tx: Global, register: ev.Register | ev.LockWait, now: int) -> 
 
 
 def end_overdue_waits(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
+    """Waits have been long enough, reservations have not been used, or it is time to ask the runner."""
     for branch_id in take_due(tx, now):
+        if branch_id in tx.branches:  # the runner: nobody else is called while nothing is decided
+            call_due(tx, [tx.branches[branch_id]], now, out)
+            continue
         kept = tx.reservations.pop(branch_id, None)
         out.asks.append(GiveUp(tx.waiting[branch_id].register) if kept is None else Free(tx.xid, kept.wait))
 
@@ -178,6 +198,12 @@ def answer_no_branch(tx: Global, event: ev.Report, now: int, out: Decision) -> N
 
 def note_report(tx: Global, event: ev.Report, now: int, out: Decision) -> None:
     branch = tx.branches[event.branch_id]
+    if event.read_only and branch.branch_type is BranchType.XA:
+        del tx.branches[branch.branch_id]
+        out.asks.append(Free(tx.xid, branch))
+        out.writes.append(fx.DropBranch(tx.xid, branch.branch_id))
+        out.answer(event.reply_to, fx.Reported(branch.branch_id))
+        return
     if event.phase_one is not None:
         branch.phase_one = event.phase_one
     branch.application_data = event.application_data
@@ -197,272 +223,8 @@ def note_vote(tx: Global, event: ev.Vote, now: int, out: Decision) -> None:
     out.answer(event.reply_to, fx.Voted(tx.xid))
 
 
-# ---- the decision ----
-
-
-def commit(tx: Global, event: ev.Commit, now: int, out: Decision) -> None:
-    """Rows are free from here on: what they are granted for next leaves in this batch or a later one."""
-    _decide(tx, Cause.ASKED, out)
-    out.asks.extend(Free(tx.xid, branch) for branch in tx.branches.values())
-    if _all_commit_later(tx):
-        out.answer(event.reply_to, fx.Stands(standing(tx), commit_asked=True))
-    else:
-        _listen(tx, event.reply_to, now, out, commit_asked=True)
-    _call_ready(tx, front(tx), now, out)
-    _drain_if_empty(tx, out)
-
-
-def roll_back(tx: Global, event: ev.Rollback, now: int, out: Decision) -> None:
-    _listen(tx, event.reply_to, now, out, commit_asked=False)
-    _start_rollback(tx, Cause.ASKED, now, out)
-
-
-def roll_back_for_timeout(tx: Global, event: ev.Commit, now: int, out: Decision) -> None:
-    """Seata answers TimeoutRollbacking here and changes nothing; we decide in this same step."""
-    _listen(tx, event.reply_to, now, out, commit_asked=True)
-    _start_rollback(tx, Cause.TIMEOUT, now, out)
-
-
-def roll_back_for_vote(tx: Global, event: ev.Commit, now: int, out: Decision) -> None:
-    _listen(tx, event.reply_to, now, out, commit_asked=True)
-    _start_rollback(tx, Cause.VOTE, now, out)
-
-
-def roll_back_for_failed_branch(tx: Global, event: ev.Commit, now: int, out: Decision) -> None:
-    _listen(tx, event.reply_to, now, out, commit_asked=True)
-    _start_rollback(tx, Cause.PHASE_ONE_FAILED, now, out)
-
-
-def time_out(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
-    _start_rollback(tx, Cause.TIMEOUT, now, out)
-
-
-def time_out_and_refuse(tx: Global, event: ev.Register | ev.LockWait, now: int, out: Decision) -> None:
-    _start_rollback(tx, Cause.TIMEOUT, now, out)
-    refuse_not_active(tx, event, now, out)
-
-
-def _decide(tx: Global, cause: Cause, out: Decision) -> None:
-    tx.cause = cause
-    out.writes.append(fx.MarkGlobal(tx.xid, tx.phase, cause, tx.rollback_only))
-    for waiting in tx.waiting.values():
-        out.asks.append(Unqueue(waiting.register))
-        out.answer(waiting.register.reply_to, fx.NotActive(standing(tx)))
-    tx.waiting.clear()
-    if tx.reservations:
-        out.asks.extend(Free(tx.xid, kept.wait) for kept in tx.reservations.values())
-        tx.reservations.clear()
-
-
-def _start_rollback(tx: Global, cause: Cause, now: int, out: Decision) -> None:
-    _decide(tx, cause, out)
-    out.asks.extend(DenyWaiters(tx.xid, branch) for branch in tx.branches.values())
-    line_up(tx)
-    _call_ready(tx, front(tx), now, out)
-    _drain_if_empty(tx, out)
-
-
-def _drain_if_empty(tx: Global, out: Decision) -> None:
-    if not tx.branches:
-        out.asks.append(Drain(tx.xid))
-
-
-# ---- phase two ----
-
-
-def _call_ready(tx: Global, branches: Iterable[Branch], now: int, out: Decision) -> None:
-    """Ask those of `branches`, all in front, whose time has come; the others are planned."""
-    for branch in branches:
-        if branch.called or branch.frozen:
-            continue
-        if branch.next_due_ms is None or branch.next_due_ms <= now:
-            _call(tx, branch, now, out)
-        else:
-            plan(tx, branch.next_due_ms, branch.branch_id)
-
-
-def _call(tx: Global, branch: Branch, now: int, out: Decision) -> None:
-    mode = MODES[branch.branch_type]
-    branch.answer_due_ms = now + out.rules.answer_timeout_ms
-    branch.next_due_ms = None
-    tx.calls_out += 1
-    plan(tx, branch.answer_due_ms, branch.branch_id)
-    branch.last_attempt_ms = now
-    out.effects.append(
-        fx.Call(
-            tx.xid,
-            branch.branch_id,
-            branch.branch_type,
-            branch.resource_id,
-            branch.application_data,
-            branch.client_id,
-            mode.on_commit if tx.phase is Phase.COMMITTING else mode.on_rollback,
-            branch.attempts + 1,
-            branch.lock_mode,
-        )
-    )
-
-
-def drop_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
-    branch = tx.branches.pop(event.branch_id)
-    _call_ends(tx, branch)
-    if tx.branches:  # the last one goes with the end of the transaction, in this same turn
-        out.writes.append(fx.DropBranch(tx.xid, event.branch_id))
-    _call_ready(tx, followers(tx, branch), now, out)
-    _after_answer(tx, out)
-
-
-def undo_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
-    out.asks.append(Free(tx.xid, tx.branches[event.branch_id]))
-    drop_branch(tx, event, now, out)
-
-
-def freeze_branch(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
-    """A refusal after the decision: a person must look; until then the rows stay locked and nothing wakes it (C2)."""
-    branch = tx.branches[event.branch_id]
-    branch.frozen = True
-    _note_failure(tx, branch, event.detail or "refused without a reason", event.worker)
-    out.writes.append(mark(tx, branch))
-    if tx.phase is Phase.ROLLING_BACK:
-        out.asks.append(DenyWaiters(tx.xid, branch, cold_too=True))
-    _after_answer(tx, out)
-
-
-def back_off(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
-    _fail_attempt(tx, tx.branches[event.branch_id], event.detail or "failed without a reason", event.worker, now, out)
-    _after_answer(tx, out)
-
-
-def await_channel(tx: Global, event: ev.Answered, now: int, out: Decision) -> None:
-    """Nobody serves the resource: that is no attempt. A Wake comes when somebody does; the slow retry is a net."""
-    branch = tx.branches[event.branch_id]
-    _call_ends(tx, branch)
-    branch.next_due_ms = now + out.rules.backoff.max_ms
-    plan(tx, branch.next_due_ms, branch.branch_id)
-    reason = event.detail or f"no client serves {branch.resource_id}"
-    if branch.last_error != reason:
-        branch.last_error = reason
-        out.writes.append(mark(tx, branch))
-    _after_answer(tx, out)
-
-
-def _fail_attempt(tx: Global, branch: Branch, reason: str, worker: str | None, now: int, out: Decision) -> None:
-    _note_failure(tx, branch, reason, worker)
-    branch.next_due_ms = now + out.rules.backoff.delay_ms(branch.attempts, branch.branch_id)
-    plan(tx, branch.next_due_ms, branch.branch_id)
-    out.writes.append(mark(tx, branch))
-
-
-def _note_failure(tx: Global, branch: Branch, reason: str, worker: str | None) -> None:
-    _call_ends(tx, branch)
-    branch.attempts += 1
-    branch.last_error = reason
-    branch.last_worker = worker
-    branch.next_due_ms = None
-
-
-def _call_ends(tx: Global, branch: Branch) -> None:
-    if branch.called:
-        branch.answer_due_ms = None
-        tx.calls_out -= 1
-
-
-def _after_answer(tx: Global, out: Decision) -> None:
-    if not tx.branches:
-        out.asks.append(Drain(tx.xid))
-    elif not tx.calls_out:
-        _answer_listeners(tx, out)
-
-
-def go_on(tx: Global, event: ev.Due, now: int, out: Decision) -> None:
-    """First tries, retries, overdue answers and recovery after a restart are all this."""
-    due = [tx.branches[branch_id] for branch_id in take_due(tx, now)]
-    idle = [branch for branch in due if not branch.called]
-    silence = f"no answer within {out.rules.answer_timeout_ms} ms"
-    for branch in due:
-        if branch.called:
-            _fail_attempt(tx, branch, silence, branch.last_worker, now, out)
-    _call_ready(tx, idle, now, out)
-    _after_answer(tx, out)
-    _answer_listeners(tx, out, overdue_at=now)
-
-
-def wake_resource(tx: Global, event: ev.Wake, now: int, out: Decision) -> None:
-    for branch in tx.branches.values():
-        if branch.resource_id == event.resource_id and branch.next_due_ms is not None:
-            branch.next_due_ms = now
-            if in_front(tx, branch):
-                _call(tx, branch, now, out)
-
-
-def retry_now(tx: Global, event: ev.Retry, now: int, out: Decision) -> None:
-    """An operator has looked: frozen branches too are asked again."""
-    idle = [branch for branch in tx.branches.values() if not branch.called]
-    for branch in idle:
-        branch.next_due_ms = now
-        if branch.frozen:
-            branch.frozen = False
-            out.writes.append(mark(tx, branch))
-    _call_ready(tx, front(tx), now, out)
-    out.answer(event.reply_to, fx.Retrying(tx.xid, len(idle)))
-
-
-def end(tx: Global, event: ev.Drained, now: int, out: Decision) -> None:
-    cause = tx.cause or Cause.ASKED
-    out.writes.append(fx.EndGlobal(tx.xid, tx.phase, cause, now))
-    _answer_listeners(tx, out)
-    out.effects.append(fx.Settled(tx.xid, tx.phase, cause, now - tx.begin_ms))
-
-
-# ---- questions ----
-
-
-def listen(tx: Global, event: ev.Commit | ev.Rollback, now: int, out: Decision) -> None:
-    _listen(tx, event.reply_to, now, out, commit_asked=isinstance(event, ev.Commit))
-
-
-def _listen(tx: Global, reply_to: object, now: int, out: Decision, *, commit_asked: bool) -> None:
-    tx.listeners.append(Listener(reply_to, now + out.rules.first_round_ms, commit_asked))
-
-
-def _answer_listeners(tx: Global, out: Decision, overdue_at: int | None = None) -> None:
-    """Answer those who wait for the first round; with `overdue_at`, only those who have waited long enough."""
-    count = len(tx.listeners)
-    if overdue_at is not None:  # they stand in the order in which they came, so the longest wait ends first
-        count = next((n for n, waiter in enumerate(tx.listeners) if waiter.until_ms > overdue_at), count)
-    if not count:
-        return
-    ready, tx.listeners = tx.listeners[:count], tx.listeners[count:]
-    how = standing(tx)
-    for listener in ready:
-        out.answer(listener.reply_to, fx.Stands(how, listener.commit_asked))
-
-
-def tell(tx: Global | Outcome, event: ev.Rollback | ev.Status | ev.Vote, now: int, out: Decision) -> None:
-    out.answer(event.reply_to, fx.Stands(standing(tx)))
-
-
-def tell_commit_asker(tx: Global | Outcome, event: ev.Commit, now: int, out: Decision) -> None:
-    out.answer(event.reply_to, fx.Stands(standing(tx), commit_asked=True))
-
-
-def refuse_not_active(
-    tx: Global | Outcome, event: ev.Register | ev.LockWait | ev.Report | ev.Retry, now: int, out: Decision
+def time_out_and_refuse(
+    tx: Global, event: ev.Register | ev.LockWait | ev.Record | ev.Claim, now: int, out: Decision
 ) -> None:
-    out.answer(event.reply_to, fx.NotActive(standing(tx)))
-
-
-def mark(tx: Global, branch: Branch) -> fx.MarkBranch:
-    """The delta that stores every changeable fact of a branch."""
-    return fx.MarkBranch(
-        tx.xid,
-        branch.branch_id,
-        branch.phase_one,
-        branch.application_data,
-        branch.attempts,
-        branch.frozen,
-        branch.last_error,
-        branch.last_worker,
-        branch.last_attempt_ms,
-        branch.next_due_ms,
-    )
+    start_rollback(tx, Cause.TIMEOUT, now, out)
+    refuse_not_active(tx, event, now, out)

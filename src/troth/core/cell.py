@@ -12,12 +12,27 @@ from types import MappingProxyType
 
 from troth.core import effects as fx
 from troth.core import events as ev
+from troth.core.course import take_up
 from troth.core.cycles import find_ring
-from troth.core.decision import Decision, DenyWaiters, Drain, Free, GiveUp, Unqueue, Want
+from troth.core.deciding import ended_branches
+from troth.core.decision import (
+    Decision,
+    DenyWaiters,
+    Drain,
+    Free,
+    GiveUp,
+    RanAll,
+    Submit,
+    Unqueue,
+    Unwatch,
+    Want,
+    Watch,
+)
 from troth.core.due import plan, plan_anew
+from troth.core.listeners import standing
 from troth.core.locks import LockTable, Waiter
 from troth.core.machine import step
-from troth.core.model import Global, Outcome, Phase, RowKey, Waiting
+from troth.core.model import Branch, Global, OnTimeout, Outcome, Phase, RowKey, Waiting
 from troth.core.rules import Rules
 
 
@@ -29,7 +44,13 @@ class Cell:
         self.locks = LockTable()
         self._transactions: dict[str, Global] = {}
         self._outcomes: dict[str, Outcome] = {}
+        self._outcome_branches = 0
+        """How many of them are kept with the outcomes: these may be large."""
+        self._gids: dict[str, str] = {}
+        """Name that a user chose → xid, of what is open and of what is remembered."""
         self._starved: dict[str, set[str]] = {}
+        self._runs: dict[object, dict[str, None]] = {}
+        """Channel → the transactions that run over it."""
         self.transactions: Mapping[str, Global] = MappingProxyType(self._transactions)
         """Every transaction that has not ended, oldest first."""
 
@@ -40,15 +61,27 @@ class Cell:
     def knows(self, xid: str) -> bool:
         return xid in self._transactions or xid in self._outcomes
 
+    def find(self, gid: str) -> str | None:
+        """The xid of the transaction that its user has named `gid`, if it is in memory."""
+        return self._gids.get(gid)
+
     def restore(self, transactions: Iterable[Global]) -> list[str]:
         """Take up what a store kept, locks included; returns the xids, all of which want a look at their due time."""
         for tx in transactions:
             self._transactions[tx.xid] = tx
+            if tx.terms is not None and tx.terms.gid:
+                self._gids[tx.terms.gid] = tx.xid
+            take_up(tx)
             for branch in tx.branches.values():
                 if tx.phase is not Phase.COMMITTING:
                     self.locks.take(tx.xid, branch.branch_id, branch.keys, branch.lock_mode)
                 if tx.phase is not Phase.OPEN and branch.next_due_ms is None and not branch.frozen:
                     branch.next_due_ms = tx.begin_ms  # its call was out when the store was last written: due now
+                    if tx.terms is not None and tx.phase is not Phase.ROLLING_BACK:
+                        branch.next_due_ms += tx.terms.start_ms
+            if tx.phase is Phase.OPEN and tx.course is not None and tx.course.runner is not None:
+                _ask_when_loaded(tx, tx.branches[tx.course.runner])
+                self._await_clients(tx)
             plan_anew(tx)
             if tx.phase is not Phase.OPEN:
                 self._await_clients(tx)
@@ -92,6 +125,7 @@ class Cell:
                         todo.append(ev.Cancelled(register.xid, register))
                         self._grant(register.keys, now, todo)
                 todo.extend(ev.Lapsed(wait.xid, wait) for wait in self._kept_for(event.channel))
+                todo.extend(ev.Lost(xid) for xid in self._runs.pop(event.channel, ()))
             case ev.Loaded():
                 if event.outcome is not None and not self.knows(event.xid):
                     self._remember(event.outcome)
@@ -100,6 +134,8 @@ class Cell:
 
     def _step(self, event: ev.TransactionEvent, now: int, decision: Decision, todo: list[ev.Event]) -> None:
         born = type(event) is ev.Begin
+        if born and event.terms is not None and self._answer_known(event, decision):  # type: ignore[union-attr]
+            return
         tx: Global | Outcome | None = self._birth(event, now) if born else self._transactions.get(event.xid)
         if tx is None:
             tx = self._outcomes.get(event.xid)
@@ -125,7 +161,22 @@ class Cell:
             raise ValueError(f"xid {event.xid} exists already: the id generator has repeated itself")
         tx = Global(event.xid, event.name, event.application, event.group, now, event.timeout_ms)
         self._transactions[event.xid] = tx
+        if event.terms is not None:
+            tx.terms = event.terms
+            if tx.terms.gid:
+                self._gids[tx.terms.gid] = tx.xid
         return tx
+
+    def _answer_known(self, event: ev.TransactionEvent, decision: Decision) -> bool:
+        """A name that is there already names what is there: nothing begins a second time."""
+        assert isinstance(event, ev.Begin)
+        assert event.terms is not None
+        xid = self._gids.get(event.terms.gid)
+        known = None if xid is None else self._transactions.get(xid) or self._outcomes.get(xid)
+        if known is None:
+            return False
+        decision.answer(event.reply_to, fx.Known(known.xid, standing(known)))
+        return True
 
     def _answer_unknown(self, event: ev.TransactionEvent, decision: Decision) -> None:
         reply_to = getattr(event, "reply_to", None)
@@ -133,19 +184,29 @@ class Cell:
             decision.effects.append(fx.Answer(reply_to, fx.Unknown(event.xid)))
 
     def _note_starving(self, tx: Global | Outcome, event: ev.Answered) -> None:
-        if event.result is ev.CallResult.NO_CHANNEL and isinstance(tx, Global) and tx.phase is not Phase.OPEN:
+        if event.result is ev.CallResult.NO_CHANNEL and isinstance(tx, Global):
             branch = tx.branches.get(event.branch_id)
             if branch is not None:
                 self._starved.setdefault(branch.resource_id, set()).add(tx.xid)
 
     def _remember(self, outcome: Outcome) -> None:
         self._outcomes[outcome.xid] = outcome
-        if len(self._outcomes) > self.rules.outcome_memory_max:
-            del self._outcomes[next(iter(self._outcomes))]
+        if outcome.terms is not None:
+            self._outcome_branches += len(outcome.branches)
+            if outcome.terms.gid:
+                self._gids[outcome.terms.gid] = outcome.xid
+        while len(self._outcomes) + self._outcome_branches > self.rules.outcome_memory_max:
+            self._forget_one(next(iter(self._outcomes)))
 
     def _forget(self, before_ms: int) -> None:
         for xid in [xid for xid, outcome in self._outcomes.items() if outcome.end_ms <= before_ms]:
-            del self._outcomes[xid]
+            self._forget_one(xid)
+
+    def _forget_one(self, xid: str) -> None:
+        outcome = self._outcomes.pop(xid)
+        if outcome.terms is not None:
+            self._outcome_branches -= len(outcome.branches)
+            self._gids.pop(outcome.terms.gid, None)
 
     # ---- what the machine asks of the lock table ----
 
@@ -161,6 +222,22 @@ class Cell:
 
     def _drain(self, ask: Drain, now: int, todo: list[ev.Event]) -> None:
         todo.append(ev.Drained(ask.xid))
+
+    def _ran_all(self, ask: RanAll, now: int, todo: list[ev.Event]) -> None:
+        todo.append(ev.Ran(ask.xid))
+
+    def _submit(self, ask: Submit, now: int, todo: list[ev.Event]) -> None:
+        todo.append(ev.Commit(ask.xid, ask.reply_to))
+
+    def _watch(self, ask: Watch, now: int, todo: list[ev.Event]) -> None:
+        self._runs.setdefault(ask.channel, {})[ask.xid] = None
+
+    def _unwatch(self, ask: Unwatch, now: int, todo: list[ev.Event]) -> None:
+        runs = self._runs.get(ask.channel)
+        if runs is not None:
+            runs.pop(ask.xid, None)
+            if not runs:
+                del self._runs[ask.channel]
 
     def _give_up(self, ask: GiveUp, now: int, todo: list[ev.Event]) -> None:
         self._deny(ask.register, now, todo)
@@ -246,6 +323,10 @@ ASKS: Mapping[type, Callable[..., None]] = MappingProxyType(
         GiveUp: Cell._give_up,
         Unqueue: Cell._unqueue,
         DenyWaiters: Cell._deny_waiters,
+        RanAll: Cell._ran_all,
+        Submit: Cell._submit,
+        Watch: Cell._watch,
+        Unwatch: Cell._unwatch,
     }
 )
 
@@ -257,5 +338,29 @@ def _granted(waiter: Waiter) -> ev.Granted | ev.Reserved:
 
 
 def _outcome_of(tx: Global | Outcome, now: int) -> Outcome:
+    assert isinstance(tx, Global)
     assert tx.cause is not None
-    return Outcome(tx.xid, tx.name, tx.application, tx.group, tx.begin_ms, tx.timeout_ms, tx.phase, tx.cause, now)
+    return Outcome(
+        tx.xid,
+        tx.name,
+        tx.application,
+        tx.group,
+        tx.begin_ms,
+        tx.timeout_ms,
+        tx.phase,
+        tx.cause,
+        now,
+        tx.reason,
+        tx.terms,
+        ended_branches(tx),
+    )
+
+
+def _ask_when_loaded(tx: Global, runner: Branch) -> None:
+    """A process that ran it may be gone with its connection; a runner by URL is asked when its time comes."""
+    if runner.frozen:
+        return
+    if runner.plan is None or not runner.plan.by_url:
+        runner.next_due_ms = tx.begin_ms
+    elif runner.next_due_ms is None and tx.terms is not None and tx.terms.on_timeout is OnTimeout.ASK:
+        runner.next_due_ms = tx.deadline_ms

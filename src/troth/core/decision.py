@@ -62,7 +62,34 @@ class Drain(msgspec.Struct, frozen=True):
     xid: str
 
 
-Ask = Want | Free | GiveUp | Unqueue | DenyWaiters | Drain
+class RanAll(msgspec.Struct, frozen=True):
+    """No forward step is left to run."""
+
+    xid: str
+
+
+class Submit(msgspec.Struct, frozen=True):
+    """Commit it in this same turn; whoever is to be told waits for the first round."""
+
+    xid: str
+    reply_to: object
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """The transaction runs over `channel`, and wants to know when that closes."""
+
+    xid: str
+    channel: object
+
+
+class Unwatch(msgspec.Struct, frozen=True):
+    """It does not run over `channel` any more."""
+
+    xid: str
+    channel: object
+
+
+Ask = Want | Free | GiveUp | Unqueue | DenyWaiters | Drain | RanAll | Submit | Watch | Unwatch
 
 
 class Decision:
@@ -83,4 +110,5 @@ class Decision:
         self.rows: list[Row] = []
 
     def answer(self, reply_to: object, result: Result) -> None:
-        self.effects.append(Answer(reply_to, result))
+        if reply_to is not None:
+            self.effects.append(Answer(reply_to, result))

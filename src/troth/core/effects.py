@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
-from troth.core.model import BranchType, Cause, LockMode, Phase, PhaseOne, RowKey, Standing, Verb
+from troth.core.model import (
+    BranchType,
+    Cause,
+    EndedBranch,
+    LockMode,
+    Phase,
+    PhaseOne,
+    Plan,
+    RowKey,
+    Standing,
+    Terms,
+    Verb,
+)
 
 # ---- writes: deltas, because a transaction of 1000 branches must not cost n² ----
 
@@ -16,15 +28,17 @@ class OpenGlobal(msgspec.Struct, frozen=True):
     group: str
     begin_ms: int
     timeout_ms: int
+    terms: Terms | None = None
 
 
 class MarkGlobal(msgspec.Struct, frozen=True):
-    """The decision, or a rollback-only vote."""
+    """The decision, that it goes forward, or a rollback-only vote."""
 
     xid: str
     phase: Phase
     cause: Cause | None
     rollback_only: bool
+    reason: str | None = None
 
 
 class AddBranch(msgspec.Struct, frozen=True):
@@ -38,10 +52,11 @@ class AddBranch(msgspec.Struct, frozen=True):
     auto_commit: bool
     client_id: str
     lock_mode: LockMode = LockMode.EXCLUSIVE
+    plan: Plan | None = None
 
 
 class MarkBranch(msgspec.Struct, frozen=True):
-    """All facts of a branch that can change, as they are now."""
+    """All facts of a branch that can change, as they are now. `client_id` None: it is as it was."""
 
     xid: str
     branch_id: int
@@ -53,6 +68,10 @@ class MarkBranch(msgspec.Struct, frozen=True):
     last_worker: str | None
     last_attempt_ms: int | None
     next_due_ms: int | None
+    left: bool = False
+    ended: bool = False
+    epoch: int = 0
+    client_id: str | None = None
 
 
 class DropBranch(msgspec.Struct, frozen=True):
@@ -61,12 +80,14 @@ class DropBranch(msgspec.Struct, frozen=True):
 
 
 class EndGlobal(msgspec.Struct, frozen=True):
-    """The transaction has ended: its branches go, its outcome stays."""
+    """The transaction has ended: its branches go, its outcome stays, with `branches` if it had terms."""
 
     xid: str
     phase: Phase
     cause: Cause
     end_ms: int
+    reason: str | None = None
+    branches: tuple[EndedBranch, ...] = ()
 
 
 Write = OpenGlobal | MarkGlobal | AddBranch | MarkBranch | DropBranch | EndGlobal
@@ -78,8 +99,37 @@ class Begun(msgspec.Struct, frozen=True):
     xid: str
 
 
+class Known(msgspec.Struct, frozen=True):
+    """The gid of a Begin names a transaction that is there already, or has ended."""
+
+    xid: str
+    standing: Standing
+
+
 class Registered(msgspec.Struct, frozen=True):
     branch_id: int
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """What is stored of a step of this key: this, or what was there before."""
+
+    branch_id: int
+    application_data: str | None
+    failed: bool = False
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """The run is the claimer's. `records`: (key, application_data, failed) of each step, in the order of recording."""
+
+    xid: str
+    records: tuple[tuple[str, str | None, bool], ...]
+
+
+class Superseded(msgspec.Struct, frozen=True):
+    """Another attempt, number `attempt`, runs the transaction now."""
+
+    xid: str
+    attempt: int
 
 
 class RowsReserved(msgspec.Struct, frozen=True):
@@ -148,7 +198,11 @@ class Retrying(msgspec.Struct, frozen=True):
 
 Result = (
     Begun
+    | Known
     | Registered
+    | Recorded
+    | Claimed
+    | Superseded
     | RowsReserved
     | Conflict
     | NotActive
@@ -170,7 +224,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Ask a branch to do `verb`; the answer comes back as an `Answered` event with the same attempt number."""
+    """Ask a branch to do `verb`; the answer comes back as an `Answered` event with the same attempt number.
+
+    `gid`: the name that its user gave to the transaction, or the xid. `kind`, `detail`: those of the terms.
+    `answer_timeout_ms`: when the call will be taken for failed; None: by the rules.
+    """
 
     xid: str
     branch_id: int
@@ -181,6 +239,11 @@ class Call(msgspec.Struct, frozen=True):
     verb: Verb
     attempt: int
     lock_mode: LockMode = LockMode.EXCLUSIVE
+    plan: Plan | None = None
+    gid: str = ""
+    kind: str = ""
+    detail: bytes = b""
+    answer_timeout_ms: int | None = None
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -190,6 +253,7 @@ class Settled(msgspec.Struct, frozen=True):
     phase: Phase
     cause: Cause
     lived_ms: int
+    kind: str = ""
 
 
 Effect = Answer | Call | Settled

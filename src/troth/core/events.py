@@ -9,11 +9,26 @@ from enum import Enum
 
 import msgspec
 
-from troth.core.model import BranchType, LockMode, Outcome, PhaseOne, RowKey, Verb
+from troth.core.model import BranchType, LockMode, Outcome, PhaseOne, Plan, RowKey, Terms, Verb
+
+
+class NewStep(msgspec.Struct, frozen=True):
+    """A branch from the beginning on: a forward step, a message, a runner. Its `seq` is its place, from 1."""
+
+    branch_id: int
+    branch_type: BranchType
+    resource_id: str
+    application_data: str | None
+    plan: Plan | None
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """A TM opens a global transaction."""
+    """A TM opens a global transaction.
+
+    With a gid that is known already it changes nothing and is answered `Known`. `submit`: it is committed in the same
+    turn; then the answer is `Begun`, or with `wait` what a Commit that waits would hear.
+    `client_id` and `channel`: over which connection a runner among `steps` runs.
+    """
 
     xid: str
     name: str
@@ -21,6 +36,12 @@ class Begin(msgspec.Struct, frozen=True):
     group: str
     timeout_ms: int
     reply_to: object
+    terms: Terms | None = None
+    steps: tuple[NewStep, ...] = ()
+    submit: bool = False
+    wait: bool = False
+    client_id: str = ""
+    channel: object = None
 
 
 class Register(msgspec.Struct, frozen=True):
@@ -42,6 +63,7 @@ class Register(msgspec.Struct, frozen=True):
     may_wait: bool
     reply_to: object
     lock_mode: LockMode = LockMode.EXCLUSIVE
+    plan: Plan | None = None
 
 
 class LockWait(msgspec.Struct, frozen=True):
@@ -69,7 +91,8 @@ class LockWait(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """An RM tells how its local transaction ended; `application_data` overwrites the registered one, null included.
 
-    `phase_one` None: the report says something else, and what was reported of phase one stays as it is.
+    `phase_one` None: the report says something else, and what was reported of phase one stays as it is. `read_only`:
+    the database has ended it already, since it has changed nothing; an XA branch then has no phase two.
     """
 
     xid: str
@@ -77,6 +100,7 @@ class Report(msgspec.Struct, frozen=True):
     phase_one: PhaseOne | None
     application_data: str | None
     reply_to: object
+    read_only: bool = False
 
 
 class Vote(msgspec.Struct, frozen=True):
@@ -87,16 +111,58 @@ class Vote(msgspec.Struct, frozen=True):
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """The TM asks for the commit; asked again after a lost answer, it hears what was decided."""
+    """The TM asks for the commit; asked again after a lost answer, it hears what was decided.
+
+    `wait` false: it is answered as soon as the decision is durable. `reason`: words to keep with it.
+    `attempt`: whoever asks is this attempt of the runner, and may have been superseded.
+    """
+
+    xid: str
+    reply_to: object
+    wait: bool = True
+    reason: str | None = None
+    attempt: int | None = None
+
+
+class Rollback(msgspec.Struct, frozen=True):
+    """The TM asks for the rollback. The other fields are those of `Commit`."""
+
+    xid: str
+    reply_to: object
+    wait: bool = True
+    reason: str | None = None
+    attempt: int | None = None
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """An operator ends a transaction as rolled back, at once; nothing is undone, and its rows are free."""
 
     xid: str
     reply_to: object
 
 
-class Rollback(msgspec.Struct, frozen=True):
-    """The TM asks for the rollback."""
+class Record(msgspec.Struct, frozen=True):
+    """Whoever runs a transaction tells how its step `key` ended; what is stored under a key stays.
+
+    `attempt`: of the runner's, so that one who was superseded records nothing; None: not checked.
+    """
 
     xid: str
+    attempt: int | None
+    branch_id: int
+    key: str
+    application_data: str | None
+    failed: bool
+    reply_to: object
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A process takes the run over, on question number `attempt`; it is told what is recorded."""
+
+    xid: str
+    attempt: int
+    client_id: str
+    channel: object
     reply_to: object
 
 
@@ -116,7 +182,7 @@ class LockQuery(msgspec.Struct, frozen=True):
 
 
 class CallResult(Enum):
-    """How a call to a branch ended, as far as the core needs to know."""
+    """How a call to a branch ended, as far as the core needs to know. ONGOING: not yet, and no failure; ask again."""
 
     __hash__ = object.__hash__  # as those of the model: it is counted under this key at every answer
 
@@ -124,6 +190,7 @@ class CallResult(Enum):
     RETRY = "retry"
     REFUSED = "refused"
     NO_CHANNEL = "no-channel"
+    ONGOING = "ongoing"
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -223,6 +290,18 @@ class Cancelled(msgspec.Struct, frozen=True):
     register: Register | LockWait
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """The channel over which the runner ran is gone."""
+
+    xid: str
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """Every forward step of a transaction has run."""
+
+    xid: str
+
+
 class Wake(msgspec.Struct, frozen=True):
     """`resource_id` is served again, and this transaction has a branch there that found nobody."""
 
@@ -244,6 +323,9 @@ TransactionEvent = (
     | Vote
     | Commit
     | Rollback
+    | Stop
+    | Record
+    | Claim
     | Status
     | Answered
     | Due
@@ -253,6 +335,8 @@ TransactionEvent = (
     | Lapsed
     | Denied
     | Cancelled
+    | Lost
+    | Ran
     | Wake
     | Drained
 )

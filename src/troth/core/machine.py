@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from troth.core import actions as do
+from troth.core import calls, deciding, listeners, runs, steps
 from troth.core import events as ev
 from troth.core import guards as when
 from troth.core.decision import Decision
@@ -40,7 +41,8 @@ class Row(msgspec.Struct, frozen=True):
         return f"{source} --{self.event.__name__}{guard}--> {self.target.value}"
 
 
-OPEN, COMMITTING, ROLLING_BACK = Phase.OPEN, Phase.COMMITTING, Phase.ROLLING_BACK
+OPEN, FORWARD = Phase.OPEN, Phase.FORWARD
+COMMITTING, ROLLING_BACK = Phase.COMMITTING, Phase.ROLLING_BACK
 COMMITTED, ROLLED_BACK = Phase.COMMITTED, Phase.ROLLED_BACK
 
 TABLE: tuple[Row, ...] = (
@@ -59,48 +61,90 @@ TABLE: tuple[Row, ...] = (
     Row(OPEN, ev.Report, when.branch_unknown, do.answer_no_branch, OPEN),
     Row(OPEN, ev.Report, None, do.note_report, OPEN),
     Row(OPEN, ev.Vote, None, do.note_vote, OPEN),
-    Row(OPEN, ev.Due, when.expired, do.time_out, ROLLING_BACK),
+    Row(OPEN, ev.Due, when.expired, deciding.time_out, ROLLING_BACK),
     Row(OPEN, ev.Due, None, do.end_overdue_waits, OPEN),
+    # while somebody else runs it: he tells of his steps, and is asked
+    Row(OPEN, ev.Record, when.expired, do.time_out_and_refuse, ROLLING_BACK),
+    Row(OPEN, ev.Record, when.superseded, runs.answer_superseded, OPEN),
+    Row(OPEN, ev.Record, None, runs.record, OPEN),
+    Row(OPEN, ev.Claim, when.expired, do.time_out_and_refuse, ROLLING_BACK),
+    Row(OPEN, ev.Claim, when.has_no_runner, runs.answer_no_runner, OPEN),
+    Row(OPEN, ev.Claim, when.claimed_already, runs.answer_superseded, OPEN),
+    Row(OPEN, ev.Claim, None, runs.claim, OPEN),
+    Row(OPEN, ev.Lost, None, runs.ask_for_the_lost, OPEN),
+    Row(OPEN, ev.Answered, when.stale, do.ignore, OPEN),
+    Row(OPEN, ev.Answered, when.done, runs.submit_for_runner, OPEN),
+    Row(OPEN, ev.Answered, when.refused, deciding.roll_back_for_refusal, ROLLING_BACK),
+    Row(OPEN, ev.Answered, when.no_channel, calls.await_channel, OPEN),
+    Row(OPEN, ev.Answered, when.ongoing, runs.wait_for_runner, OPEN),
+    Row(OPEN, ev.Answered, None, calls.back_off, OPEN),
+    Row(OPEN, ev.Wake, None, calls.wake_resource, OPEN),
+    Row(OPEN, ev.Retry, when.has_a_runner, calls.retry_now, OPEN),
     # the decision
-    Row(OPEN, ev.Commit, when.expired, do.roll_back_for_timeout, ROLLING_BACK),
-    Row(OPEN, ev.Commit, when.voted_down, do.roll_back_for_vote, ROLLING_BACK),
-    Row(OPEN, ev.Commit, when.phase_one_failed, do.roll_back_for_failed_branch, ROLLING_BACK),
-    Row(OPEN, ev.Commit, None, do.commit, COMMITTING),
-    Row(OPEN, ev.Rollback, None, do.roll_back, ROLLING_BACK),
+    Row(OPEN, ev.Commit, when.superseded, runs.answer_superseded, OPEN),
+    Row(OPEN, ev.Commit, when.expired, deciding.roll_back_for_timeout, ROLLING_BACK),
+    Row(OPEN, ev.Commit, when.voted_down, deciding.roll_back_for_vote, ROLLING_BACK),
+    Row(OPEN, ev.Commit, when.phase_one_failed, deciding.roll_back_for_failed_branch, ROLLING_BACK),
+    Row(OPEN, ev.Commit, when.has_steps_to_run, deciding.go_forward, FORWARD),
+    Row(OPEN, ev.Commit, None, deciding.commit, COMMITTING),
+    Row(OPEN, ev.Rollback, when.superseded, runs.answer_superseded, OPEN),
+    Row(OPEN, ev.Rollback, None, deciding.roll_back, ROLLING_BACK),
+    # forward: steps run, and may still say no
+    Row(FORWARD, ev.Answered, when.stale, do.ignore, FORWARD),
+    Row(FORWARD, ev.Answered, when.done, steps.note_ran, FORWARD),
+    Row(FORWARD, ev.Answered, when.refused, deciding.roll_back_for_refusal, ROLLING_BACK),
+    Row(FORWARD, ev.Answered, when.no_channel, calls.await_channel, FORWARD),
+    Row(FORWARD, ev.Answered, when.ongoing, calls.ask_again_later, FORWARD),
+    Row(FORWARD, ev.Answered, when.out_of_attempts, deciding.roll_back_for_retries, ROLLING_BACK),
+    Row(FORWARD, ev.Answered, None, calls.back_off, FORWARD),
+    Row(FORWARD, ev.Ran, None, deciding.commit_forward, COMMITTING),
+    Row(FORWARD, ev.Due, when.expired, deciding.time_out, ROLLING_BACK),
+    Row(FORWARD, ev.Due, when.out_of_attempts_by_silence, deciding.roll_back_for_silence, ROLLING_BACK),
+    Row(FORWARD, ev.Due, None, calls.go_on, FORWARD),
+    Row(FORWARD, ev.Wake, None, calls.wake_resource, FORWARD),
+    Row(FORWARD, ev.Retry, None, calls.retry_now, FORWARD),
+    Row(FORWARD, ev.Rollback, None, deciding.roll_back, ROLLING_BACK),
     # committing: it will be done, however often a branch must be asked
     Row(COMMITTING, ev.Answered, when.stale, do.ignore, COMMITTING),
-    Row(COMMITTING, ev.Answered, when.done, do.drop_branch, COMMITTING),
-    Row(COMMITTING, ev.Answered, when.refused, do.freeze_branch, COMMITTING),
-    Row(COMMITTING, ev.Answered, when.no_channel, do.await_channel, COMMITTING),
-    Row(COMMITTING, ev.Answered, None, do.back_off, COMMITTING),
-    Row(COMMITTING, ev.Due, None, do.go_on, COMMITTING),
-    Row(COMMITTING, ev.Wake, None, do.wake_resource, COMMITTING),
-    Row(COMMITTING, ev.Retry, None, do.retry_now, COMMITTING),
-    Row(COMMITTING, ev.Drained, None, do.end, COMMITTED),
+    Row(COMMITTING, ev.Answered, when.done, calls.drop_branch, COMMITTING),
+    Row(COMMITTING, ev.Answered, when.refused, calls.freeze_branch, COMMITTING),
+    Row(COMMITTING, ev.Answered, when.no_channel, calls.await_channel, COMMITTING),
+    Row(COMMITTING, ev.Answered, when.ongoing, calls.ask_again_later, COMMITTING),
+    Row(COMMITTING, ev.Answered, None, calls.back_off, COMMITTING),
+    Row(COMMITTING, ev.Due, None, calls.go_on, COMMITTING),
+    Row(COMMITTING, ev.Wake, None, calls.wake_resource, COMMITTING),
+    Row(COMMITTING, ev.Retry, None, calls.retry_now, COMMITTING),
+    Row(COMMITTING, ev.Drained, None, deciding.end, COMMITTED),
     # rolling back: newest branch first per resource; each frees its rows when it is undone
     Row(ROLLING_BACK, ev.Answered, when.stale, do.ignore, ROLLING_BACK),
-    Row(ROLLING_BACK, ev.Answered, when.done, do.undo_branch, ROLLING_BACK),
-    Row(ROLLING_BACK, ev.Answered, when.refused, do.freeze_branch, ROLLING_BACK),
-    Row(ROLLING_BACK, ev.Answered, when.no_channel, do.await_channel, ROLLING_BACK),
-    Row(ROLLING_BACK, ev.Answered, None, do.back_off, ROLLING_BACK),
-    Row(ROLLING_BACK, ev.Due, None, do.go_on, ROLLING_BACK),
-    Row(ROLLING_BACK, ev.Wake, None, do.wake_resource, ROLLING_BACK),
-    Row(ROLLING_BACK, ev.Retry, None, do.retry_now, ROLLING_BACK),
-    Row(ROLLING_BACK, ev.Drained, None, do.end, ROLLED_BACK),
+    Row(ROLLING_BACK, ev.Answered, when.done, calls.undo_branch, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Answered, when.refused, calls.freeze_branch, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Answered, when.no_channel, calls.await_channel, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Answered, when.ongoing, calls.ask_again_later, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Answered, None, calls.back_off, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Due, None, calls.go_on, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Wake, None, calls.wake_resource, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Retry, None, calls.retry_now, ROLLING_BACK),
+    Row(ROLLING_BACK, ev.Drained, None, deciding.end, ROLLED_BACK),
+    # a person ends it as it is: in the same turn it drains
+    *(Row(p, ev.Stop, None, deciding.stop, ROLLING_BACK) for p in Phase if not p.ended),
     # questions that change nothing
-    Row(ROLLING_BACK, ev.Commit, when.round_running, do.listen, ROLLING_BACK),
-    Row(ROLLING_BACK, ev.Rollback, when.round_running, do.listen, ROLLING_BACK),
-    *(Row(p, ev.Commit, None, do.tell_commit_asker, p) for p in Phase if p is not OPEN),
-    *(Row(p, ev.Rollback, None, do.tell, p) for p in Phase if p is not OPEN),
-    *(Row(p, ev.Status, None, do.tell, p) for p in Phase),
-    *(Row(p, ev.Vote, None, do.tell, p) for p in Phase if p is not OPEN),
-    *(Row(p, ev.Register, None, do.refuse_not_active, p) for p in Phase if p is not OPEN),
-    *(Row(p, ev.LockWait, None, do.refuse_not_active, p) for p in Phase if p is not OPEN),
-    *(Row(p, ev.Report, None, do.acknowledge_report, p) for p in (COMMITTING, ROLLING_BACK)),
-    *(Row(p, ev.Report, None, do.refuse_not_active, p) for p in (COMMITTED, ROLLED_BACK)),
-    *(Row(p, ev.Retry, None, do.refuse_not_active, p) for p in (OPEN, COMMITTED, ROLLED_BACK)),
-    *(Row(p, ev.Answered, None, do.ignore, p) for p in (OPEN, COMMITTED, ROLLED_BACK)),
-    *(Row(p, ev.Due, None, do.ignore, p) for p in (COMMITTED, ROLLED_BACK)),
+    *(Row(p, ev.Commit, when.round_running, listeners.listen, p) for p in (FORWARD, ROLLING_BACK)),
+    Row(ROLLING_BACK, ev.Rollback, when.round_running, listeners.listen, ROLLING_BACK),
+    *(Row(p, ev.Commit, None, listeners.tell_commit_asker, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.Rollback, None, listeners.tell, p) for p in Phase if p not in (OPEN, FORWARD)),
+    *(Row(p, ev.Status, None, listeners.tell, p) for p in Phase),
+    *(Row(p, ev.Vote, None, listeners.tell, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.Register, None, listeners.refuse_not_active, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.LockWait, None, listeners.refuse_not_active, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.Record, None, listeners.refuse_not_active, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.Claim, None, listeners.refuse_not_active, p) for p in Phase if p is not OPEN),
+    *(Row(p, ev.Stop, None, listeners.refuse_not_active, p) for p in Phase if p.ended),
+    *(Row(p, ev.Report, None, do.acknowledge_report, p) for p in (FORWARD, COMMITTING, ROLLING_BACK)),
+    *(Row(p, ev.Report, None, listeners.refuse_not_active, p) for p in Phase if p.ended),
+    *(Row(p, ev.Retry, None, listeners.refuse_not_active, p) for p in (OPEN, COMMITTED, ROLLED_BACK)),
+    *(Row(p, ev.Answered, None, do.ignore, p) for p in Phase if p.ended),
+    *(Row(p, ev.Due, None, do.ignore, p) for p in Phase if p.ended),
 )
 
 

@@ -117,6 +117,7 @@ class Engine:
         self._scheduler = Scheduler()
         self._pending: deque[Decision] = deque()
         self._lookups: dict[str, list[ev.TransactionEvent]] = {}
+        self._gid_lookups: dict[str, list[ev.Begin]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -168,6 +169,9 @@ class Engine:
         self.stats.events += 1
         if type(event) is ev.Begin:
             self.stats.transactions_begun += 1
+            if event.terms is not None and event.terms.gid and self._cell.find(event.terms.gid) is None:
+                self._look_up_gid(event, event.terms.gid)
+                return
         elif type(event) not in ev.CELL_EVENTS and not self._cell.knows(event.xid):  # type: ignore[union-attr]
             self._look_up(event)  # type: ignore[arg-type]
             return
@@ -243,6 +247,45 @@ class Engine:
         self._decide(ev.Loaded(xid, outcome))
         for event in self._lookups.pop(xid):
             self._decide(event)
+
+    def _look_up_gid(self, event: ev.Begin, gid: str) -> None:
+        """A name that is not in memory may be that of a transaction that ended long ago: the store is asked first."""
+        queue = self._gid_lookups.get(gid)
+        if queue is not None:
+            queue.append(event)
+            return
+        self._gid_lookups[gid] = [event]
+        self._spawn(self._load_gid(gid), "look up a gid")
+
+    async def _load_gid(self, gid: str) -> None:
+        await self._all_decided_is_durable()
+        xid = await self.store.find_gid(gid)
+        outcome = None if xid is None else await self.store.outcome(xid)
+        if not self._running:
+            return
+        if outcome is not None:
+            self._decide(ev.Loaded(outcome.xid, outcome))
+        for event in self._gid_lookups.pop(gid):
+            self._decide(event)
+
+    async def find(self, gid: str) -> str | None:
+        """The xid of the transaction that its user has named `gid`, or that has it for its xid; None: there is none.
+
+        Behind all that is decided now. Raises StoreError.
+        """
+        found = self._find_in_memory(gid)
+        if found is not None or not self._running:
+            return found
+        await self._all_decided_is_durable()
+        found = await self.store.find_gid(gid)
+        if found is None:
+            found = self._find_in_memory(gid)
+        if found is None and await self.store.outcome(gid) is not None:
+            found = gid
+        return found
+
+    def _find_in_memory(self, gid: str) -> str | None:
+        return self._cell.find(gid) or (gid if self._cell.knows(gid) else None)
 
     async def _all_decided_is_durable(self) -> None:
         """Like any answer without a write, this one waits behind the newest write that was there when it was asked."""

@@ -14,6 +14,8 @@ from troth.wire.seata.private import BranchInquiryRequest, BranchInquiryResponse
 OnReport = Callable[[BranchInquiryResponse | None], None]
 
 _Key = TypeVar("_Key")
+_OURS = frozenset({BranchType.SAGA, BranchType.RUNNER})
+"""Branches that no client of Seata's could serve."""
 _VERSION = re.compile(r"(\d{1,4})(?:\.(\d{1,4}))?", re.ASCII)
 _FIRST_WITH_BATCH_RESULTS = (1, 5)
 
@@ -48,6 +50,7 @@ class Channel:
         "group",
         "ip",
         "is_tm",
+        "keeps_sagas",
         "link",
         "port",
         "resources",
@@ -70,6 +73,8 @@ class Channel:
         """It is one of ours and can show images (wire/seata/private.py)."""
         self.waits_cold = False
         """It has negotiated cold waits (wire/seata/lock_wait.py)."""
+        self.keeps_sagas = False
+        """It has negotiated what sagas need (wire/seata/saga.py)."""
         self.resources: dict[str, str] = {}
         """Resource → the application that registered it."""
         self.client_id = ""
@@ -152,13 +157,14 @@ class Sessions:
 
         Same application and ip, then same application, then, for AT only, anybody (PROTOCOL §5). Additions only by who
         has announced lock modes: others would take the deltas in the undo log for images, or leave reservations behind.
+        Sagas and their runs only by our own clients.
         """
         exact = self._of_client.get((call.client_id, call.resource_id))
-        if exact is not None and (call.lock_mode is LockMode.EXCLUSIVE or exact.waits_cold):
+        if exact is not None and _understands(exact, call):
             return exact
         serving = self._of_resource.get(call.resource_id)
-        if serving and call.lock_mode is not LockMode.EXCLUSIVE:
-            serving = {channel: None for channel in serving if channel.waits_cold}
+        if serving and (call.lock_mode is not LockMode.EXCLUSIVE or call.branch_type in _OURS):
+            serving = {channel: None for channel in serving if _understands(channel, call)}
         if not serving:
             return None
         application, ip, _ = ClientName.parse(call.client_id)
@@ -197,6 +203,13 @@ def _discard(index: dict[_Key, dict[Channel, None]], key: _Key, channel: Channel
     del members[channel]
     if not members:
         del index[key]
+
+
+def _understands(channel: Channel, call: Call) -> bool:
+    """Whether `channel` has negotiated what this call needs."""
+    if call.branch_type in _OURS:
+        return channel.keeps_sagas
+    return call.lock_mode is LockMode.EXCLUSIVE or channel.waits_cold
 
 
 def _distance(channel: Channel, served_by: str, application: str, ip: str) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
 from troth.stores.store import StoreError
 
@@ -34,12 +36,20 @@ def fold(writes: Iterable[Write]) -> NetChange:
     return folding.net_change()
 
 
+def merged(before: MarkBranch | None, mark: MarkBranch) -> MarkBranch:
+    """The two marks of one branch as one: the later counts, but where it leaves the client as it was."""
+    if mark.client_id is not None or before is None or before.client_id is None:
+        return mark
+    return replace(mark, client_id=before.client_id)
+
+
 BranchKey = tuple[str, int]
 
 
 class _Folding:
     def __init__(self) -> None:
         self.opens: dict[str, OpenGlobal] = {}
+        self.gids: set[str] = set()
         self.marks: dict[str, MarkGlobal] = {}
         self.ends: dict[str, EndGlobal] = {}
         self.adds: dict[BranchKey, AddBranch] = {}
@@ -53,6 +63,10 @@ class _Folding:
             case OpenGlobal(xid=xid):
                 if xid in self.opens:
                     raise _contradiction(write, "is open already")
+                if write.terms is not None and write.terms.gid:
+                    if write.terms.gid in self.gids:
+                        raise _contradiction(write, "has a gid that is known already")
+                    self.gids.add(write.terms.gid)
                 self.opens[xid] = write
             case MarkGlobal(xid=xid):
                 self.marks[xid] = write
@@ -70,7 +84,7 @@ class _Folding:
                     raise _contradiction(write, f"has branch {key[1]} already")
                 self.adds[key] = write
             case MarkBranch():
-                self.branch_marks[key] = write
+                self.branch_marks[key] = merged(self.branch_marks.get(key), write)
             case DropBranch():
                 self.branch_marks.pop(key, None)
                 added_here = self.adds.pop(key, None) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from troth.core.course import course_of
 from troth.core.effects import AddBranch, MarkBranch, MarkGlobal, OpenGlobal
 from troth.core.model import Branch, Global
 from troth.core.rowkeys import LockTextError, parse_lock_text
@@ -15,7 +16,7 @@ def assemble(
 ) -> Global:
     """The transaction that these deltas describe: branches by seq, memory-only fields empty.
 
-    `next_seq` is one more than the highest seq of a live branch, which is all that the order of branches needs.
+    `next_seq` is one more than the highest seq of a kept branch, which is all that the order of branches needs.
     """
     tx = Global(
         xid=opened.xid,
@@ -24,11 +25,17 @@ def assemble(
         group=opened.group,
         begin_ms=opened.begin_ms,
         timeout_ms=opened.timeout_ms,
+        terms=opened.terms,
     )
     if marked is not None:
         tx.phase, tx.cause, tx.rollback_only = marked.phase, marked.cause, marked.rollback_only
+        tx.reason = marked.reason
     for added, branch_marked in sorted(branches, key=lambda facts: facts[0].seq):
-        tx.branches[added.branch_id] = _branch(added, branch_marked)
+        branch = _branch(added, branch_marked)
+        if branch.left:
+            course_of(tx).finished[branch.branch_id] = branch
+        else:
+            tx.branches[branch.branch_id] = branch
         tx.next_seq = added.seq + 1
     return tx
 
@@ -49,6 +56,7 @@ def _branch(added: AddBranch, marked: MarkBranch | None) -> Branch:
         auto_commit=added.auto_commit,
         client_id=added.client_id,
         lock_mode=added.lock_mode,
+        plan=added.plan,
     )
     if marked is not None:
         branch.phase_one = marked.phase_one
@@ -59,4 +67,7 @@ def _branch(added: AddBranch, marked: MarkBranch | None) -> Branch:
         branch.last_worker = marked.last_worker
         branch.last_attempt_ms = marked.last_attempt_ms
         branch.next_due_ms = marked.next_due_ms
+        branch.left, branch.ended, branch.epoch = marked.left, marked.ended, marked.epoch
+        if marked.client_id is not None:
+            branch.client_id = marked.client_id
     return branch

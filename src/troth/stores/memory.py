@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
 from troth.core.model import Outcome, Phase
 from troth.stores.cursors import Position, check_limit, decode_cursor, encode_cursor
+from troth.stores.folding import merged
 from troth.stores.hot import assemble
-from troth.stores.store import Batch, EndedPage, Hot, StoreError
+from troth.stores.keyvalues import KeyValues
+from troth.stores.store import Batch, EndedPage, Hot, KeyValue, StoreError
 
 Undo = Callable[[], object]
 
@@ -36,6 +38,8 @@ class MemoryStore:
         self._max_outcomes = max_outcomes
         self._open: dict[str, _OpenTransaction] = {}
         self._outcomes: dict[str, Outcome] = {}
+        self._gids: dict[str, str] = {}
+        self._kv = KeyValues()
         self._ended: list[Position] = []
         self._last_batch = 0
         self._last_id = 0
@@ -79,6 +83,27 @@ class MemoryStore:
         self._check_open()
         return self._outcomes.get(xid)
 
+    async def find_gid(self, gid: str) -> str | None:
+        self._check_open()
+        return self._gids.get(gid)
+
+    async def kv_get(self, cat: str, key: str) -> KeyValue | None:
+        self._check_open()
+        return self._kv.get(cat, key)
+
+    async def kv_put(self, cat: str, key: str, value: str, expected_version: int | None, now_ms: int) -> bool:
+        self._check_open()
+        return self._kv.put(cat, key, value, expected_version, now_ms)
+
+    async def kv_delete(self, cat: str, key: str) -> bool:
+        self._check_open()
+        return self._kv.delete(cat, key)
+
+    async def kv_scan(self, cat: str, after: int, limit: int) -> Sequence[KeyValue]:
+        self._check_open()
+        check_limit(limit)
+        return self._kv.scan(cat, after, limit)
+
     async def find_ended(self, phase: Phase | None, limit: int, cursor: str | None) -> EndedPage:
         self._check_open()
         check_limit(limit)
@@ -110,7 +135,9 @@ class MemoryStore:
     def _forget(self, count: int) -> None:
         """The oldest `count` outcomes."""
         for position in self._ended[:count]:
-            del self._outcomes[position.xid]
+            outcome = self._outcomes.pop(position.xid)
+            if outcome.terms is not None:
+                self._gids.pop(outcome.terms.gid, None)
         del self._ended[:count]
 
     # ---- deltas; each returns what takes it back ----
@@ -130,7 +157,7 @@ class MemoryStore:
             case MarkBranch():
                 branches = self._branches_with(write)
                 facts = branches[write.branch_id]
-                branches[write.branch_id] = (facts[0], write)
+                branches[write.branch_id] = (facts[0], merged(facts[1], write))
                 return partial(branches.__setitem__, write.branch_id, facts)
             case DropBranch():
                 branches = self._branches_with(write)
@@ -139,8 +166,17 @@ class MemoryStore:
     def _open_global(self, write: OpenGlobal) -> Undo:
         if write.xid in self._open or write.xid in self._outcomes:
             raise StoreError(f"OpenGlobal is refused: transaction {write.xid} is known already")
+        gid = "" if write.terms is None else write.terms.gid
+        if gid in self._gids:
+            raise StoreError(f"OpenGlobal is refused: transaction {self._gids[gid]} has the gid of {write.xid} already")
         self._open[write.xid] = _OpenTransaction(write)
-        return partial(self._open.pop, write.xid)
+        if gid:
+            self._gids[gid] = write.xid
+        return partial(self._unopen, write.xid, gid)
+
+    def _unopen(self, xid: str, gid: str) -> None:
+        del self._open[xid]
+        self._gids.pop(gid, None)
 
     def _end_global(self, write: EndGlobal) -> Undo:
         tx = self._transaction(write)
@@ -155,6 +191,9 @@ class MemoryStore:
             phase=write.phase,
             cause=write.cause,
             end_ms=write.end_ms,
+            reason=write.reason,
+            terms=tx.opened.terms,
+            branches=write.branches,
         )
         bisect.insort(self._ended, Position(write.end_ms, write.xid))
         return partial(self._reopen, tx, Position(write.end_ms, write.xid))

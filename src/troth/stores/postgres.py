@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from troth.core.model import Outcome, Phase
+from troth.stores import postgres_keyvalues as kv
 from troth.stores import postgres_reading as reading
 from troth.stores.cursors import check_limit, decode_cursor
 from troth.stores.folding import fold
@@ -23,6 +24,7 @@ from troth.stores.store import (
     Batch,
     EndedPage,
     Hot,
+    KeyValue,
     LeaseLost,
     StoreCorrupt,
     StoreError,
@@ -188,6 +190,26 @@ class PostgresStore:
 
     async def outcome(self, xid: str) -> Outcome | None:
         return await self._read(lambda connection: reading.read_outcome(connection, xid))
+
+    async def find_gid(self, gid: str) -> str | None:
+        return await self._read(lambda connection: reading.read_gid(connection, gid))
+
+    async def kv_get(self, cat: str, key: str) -> KeyValue | None:
+        return await self._read(lambda connection: kv.get(connection, cat, key))
+
+    async def kv_put(self, cat: str, key: str, value: str, expected_version: int | None, now_ms: int) -> bool:
+        """As `Store.kv_put`; after a lost connection False may also mean that this very change is there."""
+        epoch = self._leading().epoch
+        return await self._read(lambda link: kv.put(link, epoch, cat, key, value, expected_version, now_ms))
+
+    async def kv_delete(self, cat: str, key: str) -> bool:
+        """As `Store.kv_delete`; after a lost connection False may also mean that this very call has done it."""
+        epoch = self._leading().epoch
+        return await self._read(lambda link: kv.delete(link, epoch, cat, key))
+
+    async def kv_scan(self, cat: str, after: int, limit: int) -> Sequence[KeyValue]:
+        check_limit(limit)
+        return await self._read(lambda connection: kv.scan(connection, cat, after, limit))
 
     async def find_ended(self, phase: Phase | None, limit: int, cursor: str | None) -> EndedPage:
         check_limit(limit)

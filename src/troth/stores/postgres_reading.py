@@ -11,6 +11,7 @@ from troth.core.effects import AddBranch, MarkBranch, MarkGlobal, OpenGlobal
 from troth.core.model import BranchType, Cause, Global, LockMode, Outcome, Phase, PhaseOne
 from troth.stores.cursors import Position, encode_cursor
 from troth.stores.hot import assemble
+from troth.stores.packed import unpack_branches, unpack_plan, unpack_terms
 from troth.stores.postgres_link import Connection
 from troth.stores.postgres_statements import CELL, decode, decode_optional, encode
 from troth.stores.store import EndedPage, Hot, LeaseLost, StoreCorrupt
@@ -22,17 +23,19 @@ ROWS_A_READ = 2_000
 
 CELL_ROW = "SELECT epoch, last_batch_epoch, last_batch, last_id FROM troth.cell WHERE id = $1"
 HOT_GLOBALS = (
-    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only"
+    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only, terms, reason"
     " FROM troth.global_transaction WHERE end_ms IS NULL"
 )
 BRANCHES = (
     "SELECT xid, branch_id, seq, branch_type, resource_id, lock_text, application_data, auto_commit, client_id,"
-    " phase_one, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms, lock_mode FROM troth.branch"
+    " phase_one, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms, lock_mode, plan, gone,"
+    " ended, epoch FROM troth.branch"
 )
 OUTCOMES = (
-    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, end_ms"
+    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, end_ms, reason, terms, branches"
     " FROM troth.global_transaction"
 )
+OF_GID = "SELECT xid FROM troth.global_transaction WHERE gid = $1"
 OUTCOME = f"{OUTCOMES} WHERE xid = $1 AND end_ms IS NOT NULL"
 NEWEST_ENDED = f"{OUTCOMES} WHERE phase = $1 AND end_ms IS NOT NULL ORDER BY end_ms DESC, xid DESC LIMIT $2"
 NEXT_ENDED = (
@@ -86,6 +89,12 @@ async def read_outcome(connection: Connection, xid: str) -> Outcome | None:
     return None if row is None else _outcome(row)
 
 
+async def read_gid(connection: Connection, gid: str) -> str | None:
+    """The xid of the transaction of this name, or None."""
+    xid = await connection.fetchval(OF_GID, encode(gid))
+    return None if xid is None else decode(xid)
+
+
 async def read_ended(connection: Connection, phase: Phase | None, limit: int, position: Position | None) -> EndedPage:
     """A page of outcomes, newest end first, from just behind `position`."""
     phases = ENDED_PHASES if phase is None else (phase,)
@@ -115,7 +124,7 @@ def _position(outcome: Outcome) -> Position:
 
 
 def _outcome(row: Row) -> Outcome:
-    xid, name, application, group, begin_ms, timeout_ms, phase, cause, end_ms = row
+    xid, name, application, group, begin_ms, timeout_ms, phase, cause, end_ms, reason, terms, branches = row
     return Outcome(
         xid=decode(xid),
         name=decode(name),
@@ -126,13 +135,17 @@ def _outcome(row: Row) -> Outcome:
         phase=Phase(phase),
         cause=Cause(cause),
         end_ms=end_ms,
+        reason=decode_optional(reason),
+        terms=unpack_terms(terms),
+        branches=unpack_branches(branches),
     )
 
 
 def _transaction(row: Row, branches: list[BranchFacts]) -> Global:
-    opened = OpenGlobal(decode(row[0]), decode(row[1]), decode(row[2]), decode(row[3]), row[4], row[5])
+    names = decode(row[0]), decode(row[1]), decode(row[2]), decode(row[3])
+    opened = OpenGlobal(*names, row[4], row[5], unpack_terms(row[9]))
     cause = None if row[7] is None else Cause(row[7])
-    return assemble(opened, MarkGlobal(opened.xid, Phase(row[6]), cause, row[8]), branches)
+    return assemble(opened, MarkGlobal(opened.xid, Phase(row[6]), cause, row[8], decode_optional(row[10])), branches)
 
 
 def _branch(row: Row) -> BranchFacts:
@@ -149,6 +162,7 @@ def _branch(row: Row) -> BranchFacts:
         auto_commit=row[7],
         client_id=decode(row[8]),
         lock_mode=LockMode(row[16]),
+        plan=unpack_plan(row[17]),
     )
     marked = MarkBranch(
         xid=xid,
@@ -161,5 +175,8 @@ def _branch(row: Row) -> BranchFacts:
         last_worker=decode_optional(row[13]),
         last_attempt_ms=row[14],
         next_due_ms=row[15],
+        left=row[18],
+        ended=row[19],
+        epoch=row[20],
     )
     return added, marked

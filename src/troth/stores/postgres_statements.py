@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal
 from troth.stores.folding import NetChange
+from troth.stores.packed import pack_branches, pack_plan, pack_terms
 
 CELL = "default"
 """The one cell of a database."""
 
-APPEND = f"SELECT troth.append_batch({', '.join(f'${number}' for number in range(1, 41))})"
+APPEND = f"SELECT troth.append_batch({', '.join(f'${number}' for number in range(1, 51))})"
 
 Columns = Sequence[Sequence[object]]
 
@@ -34,11 +35,11 @@ def columns(change: NetChange) -> list[object]:
     """`change` as the arrays that `APPEND` takes behind cell, epoch, number and last id."""
     return [
         *_turned((_drop_row(drop) for drop in change.drops), 2),
-        *_turned((_open_row(opened) for opened in change.opens), 6),
-        *_turned((_add_row(added) for added in change.adds), 10),
-        *_turned((_branch_mark_row(marked) for marked in change.branch_marks), 10),
-        *_turned((_mark_row(marked) for marked in change.marks), 4),
-        *_turned((_end_row(ended) for ended in change.ends), 4),
+        *_turned((_open_row(opened) for opened in change.opens), 8),
+        *_turned((_add_row(added) for added in change.adds), 11),
+        *_turned((_branch_mark_row(marked) for marked in change.branch_marks), 14),
+        *_turned((_mark_row(marked) for marked in change.marks), 5),
+        *_turned((_end_row(ended) for ended in change.ends), 6),
     ]
 
 
@@ -63,6 +64,8 @@ def _open_row(opened: OpenGlobal) -> tuple[object, ...]:
         encode(opened.group),
         opened.begin_ms,
         opened.timeout_ms,
+        None if opened.terms is None or not opened.terms.gid else encode(opened.terms.gid),
+        pack_terms(opened.terms),
     )
 
 
@@ -78,6 +81,7 @@ def _add_row(added: AddBranch) -> tuple[object, ...]:
         added.auto_commit,
         encode(added.client_id),
         added.lock_mode.value,
+        pack_plan(added.plan),
     )
 
 
@@ -93,13 +97,24 @@ def _branch_mark_row(marked: MarkBranch) -> tuple[object, ...]:
         _encode_optional(marked.last_worker),
         marked.last_attempt_ms,
         marked.next_due_ms,
+        marked.left,
+        marked.ended,
+        marked.epoch,
+        _encode_optional(marked.client_id),
     )
 
 
 def _mark_row(marked: MarkGlobal) -> tuple[object, ...]:
     cause = None if marked.cause is None else marked.cause.value
-    return encode(marked.xid), marked.phase.value, cause, marked.rollback_only
+    return encode(marked.xid), marked.phase.value, cause, marked.rollback_only, _encode_optional(marked.reason)
 
 
 def _end_row(ended: EndGlobal) -> tuple[object, ...]:
-    return encode(ended.xid), ended.phase.value, ended.cause.value, ended.end_ms
+    return (
+        encode(ended.xid),
+        ended.phase.value,
+        ended.cause.value,
+        ended.end_ms,
+        _encode_optional(ended.reason),
+        pack_branches(ended.branches),
+    )

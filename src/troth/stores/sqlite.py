@@ -17,11 +17,12 @@ from functools import partial
 from typing import TypeVar
 
 from troth.core.model import Outcome, Phase
+from troth.stores import sqlite_keyvalues as kv
 from troth.stores.cursors import check_limit, decode_cursor
 from troth.stores.migrations import Migration, load_migrations
 from troth.stores.sqlite_file import Connect, SqliteFile, connect, explain, sentences
 from troth.stores.sqlite_ledger import USUAL_FOLDING, Folding, Ledger
-from troth.stores.store import Batch, EndedPage, Hot, StoreCorrupt, StoreError
+from troth.stores.store import Batch, EndedPage, Hot, KeyValue, StoreCorrupt, StoreError
 
 T = TypeVar("T")
 
@@ -84,6 +85,25 @@ class SqliteStore:
 
     async def outcome(self, xid: str) -> Outcome | None:
         return await self._run(self._asking(lambda ledger: ledger.outcome(xid)))
+
+    async def find_gid(self, gid: str) -> str | None:
+        return await self._run(self._asking(lambda ledger: ledger.find_gid(gid)))
+
+    async def kv_get(self, cat: str, key: str) -> KeyValue | None:
+        return await self._run(self._asking(lambda ledger: kv.get(ledger.connection, cat, key)))
+
+    async def kv_put(self, cat: str, key: str, value: str, expected_version: int | None, now_ms: int) -> bool:
+        def put(ledger: Ledger) -> bool:
+            return kv.put(ledger.connection, cat, key, value, expected_version, now_ms)
+
+        return await self._run(self._writing(put))
+
+    async def kv_delete(self, cat: str, key: str) -> bool:
+        return await self._run(self._writing(lambda ledger: kv.delete(ledger.connection, cat, key)))
+
+    async def kv_scan(self, cat: str, after: int, limit: int) -> Sequence[KeyValue]:
+        check_limit(limit)
+        return await self._run(self._asking(lambda ledger: kv.scan(ledger.connection, cat, after, limit)))
 
     async def find_ended(self, phase: Phase | None, limit: int, cursor: str | None) -> EndedPage:
         check_limit(limit)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
+from troth.stores.packed import pack_branches, pack_plan, pack_terms, unpack_branches, unpack_plan, unpack_terms
 from troth.stores.sqlite_statements import decode, encode
 from troth.stores.store import Batch, StoreCorrupt
 
@@ -28,11 +29,29 @@ KINDS: tuple[type[Write], ...] = (OpenGlobal, MarkGlobal, AddBranch, MarkBranch,
 """A write's kind is its place here; places are never given anew."""
 
 _CODES = MappingProxyType({kind: code for code, kind in enumerate(KINDS)})
-# a delta as an array; fields that it lacks, because they were added later, have their defaults
-_ARRAYS: tuple[type[Any], ...] = tuple(
-    msgspec.defstruct(kind.__name__, [], bases=(kind,), frozen=True, array_like=True, forbid_unknown_fields=True)
-    for kind in KINDS
+_PACKED: Mapping[type[Write], tuple[str, Any, Callable[..., bytes | None], Callable[[bytes], object]]] = (
+    MappingProxyType(
+        {
+            OpenGlobal: ("terms", None, pack_terms, unpack_terms),
+            AddBranch: ("plan", None, pack_plan, unpack_plan),
+            EndGlobal: ("branches", (), pack_branches, unpack_branches),
+        }
+    )
 )
+"""A kind's last field that is no plain value: its name, its default, and its way to bytes and back (packed.py)."""
+
+
+def _array_of(kind: type[Write]) -> type[Any]:
+    """A delta as an array; fields that it lacks, because they were added later, have their defaults."""
+    packed = _PACKED.get(kind)
+    fields = [] if packed is None else [(packed[0], bytes | tuple[()] | None, packed[1])]
+    return msgspec.defstruct(
+        kind.__name__, fields, bases=(kind,), frozen=True, array_like=True, forbid_unknown_fields=True
+    )
+
+
+_ARRAYS: tuple[type[Any], ...] = tuple(map(_array_of, KINDS))
+_PACKED_BY_CODE = tuple(map(_PACKED.get, KINDS))
 _DECODERS = tuple(msgspec.msgpack.Decoder(array) for array in _ARRAYS)
 
 INSERT = "INSERT INTO journal (number, last_id, crc32, deltas) VALUES (?, ?, ?, ?)"
@@ -90,6 +109,9 @@ def pack_writes(writes: Sequence[Write]) -> bytes:
     """Without the row around them."""
     kinds = bytes(map(_CODES.__getitem__, map(type, writes)))
     fields: list[tuple[object, ...]] = list(map(astuple, writes))
+    for number, values in enumerate(fields):
+        if values[-1] and (packed := _PACKED_BY_CODE[kinds[number]]) is not None:
+            fields[number] = (*values[:-1], packed[2](values[-1]))
     try:
         return PLAIN + msgspec.msgpack.encode((kinds, fields))
     except UnicodeEncodeError:
@@ -107,7 +129,14 @@ def unpack_writes(deltas: bytes) -> list[Write]:
     if kinds and max(kinds) >= len(KINDS):
         raise ValueError(f"its kind {max(kinds)} is unknown")
     arrays = map(_plain if format_byte == PLAIN else _with_bytes, kinds, fields)
-    return [KINDS[kind](*astuple(array)) for kind, array in zip(kinds, arrays, strict=True)]
+    return [_write(kind, astuple(array)) for kind, array in zip(kinds, arrays, strict=True)]
+
+
+def _write(kind: int, values: tuple[Any, ...]) -> Write:
+    packed = _PACKED_BY_CODE[kind]
+    if packed is not None and isinstance(values[-1], bytes):
+        values = (*values[:-1], packed[3](values[-1]))
+    return KINDS[kind](*values)
 
 
 def _plain(kind: int, raw: msgspec.Raw) -> Any:
@@ -115,8 +144,11 @@ def _plain(kind: int, raw: msgspec.Raw) -> Any:
 
 
 def _with_bytes(kind: int, raw: msgspec.Raw) -> Any:
-    values = [decode(value) if isinstance(value, bytes) else value for value in msgspec.msgpack.decode(raw)]
-    return msgspec.convert(values, type=_ARRAYS[kind])
+    values = msgspec.msgpack.decode(raw)
+    texts = [decode(value) if isinstance(value, bytes) else value for value in values]
+    if _PACKED_BY_CODE[kind] is not None and len(values) == len(_ARRAYS[kind].__struct_fields__):
+        texts[-1] = values[-1]
+    return msgspec.convert(texts, type=_ARRAYS[kind])
 
 
 def _texts_as_bytes(values: tuple[object, ...]) -> list[object]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
-from troth.core.effects import Write
+from troth.core.effects import OpenGlobal, Write
 from troth.core.model import Outcome, Phase
 from troth.stores import sqlite_journal, sqlite_reading, sqlite_statements
 from troth.stores.cursors import Position
@@ -76,14 +76,14 @@ class Ledger:
     """
 
     def __init__(self, connection: sqlite3.Connection, path: str, folding: Folding = USUAL_FOLDING) -> None:
-        self._connection = connection
+        self.connection = connection
         self._path = path
         self._limits = folding
         self.recover()
 
     def recover(self) -> None:
         """Fold whatever the journal holds. Raises StoreCorrupt for a row that is damaged or missing."""
-        connection = self._connection
+        connection = self.connection
         self.last_batch, self.last_id = sqlite_reading.read_counters(connection)
         self._highest = sqlite_reading.read_highest(connection)
         self._current = Window(replaying=True)
@@ -108,7 +108,7 @@ class Ledger:
             raise StoreError(f"batch {batch.number} is out of order: {self._path} holds batch {self.last_batch}")
         self._take(batch.writes)
         entry = sqlite_journal.pack(batch)
-        sqlite_journal.insert(self._connection, entry)
+        sqlite_journal.insert(self.connection, entry)
         self._keep(_JournalRow(entry.number, entry.last_id, len(entry.deltas)))
         fill = max(len(batch.writes) / self._limits.writes, len(entry.deltas) / self._limits.bytes)
         self._fill += fill
@@ -118,7 +118,7 @@ class Ledger:
 
     def purge(self, before_ms: int, limit: int) -> int:
         """Forget at most `limit` outcomes of the tables; returns how many went."""
-        connection = self._connection
+        connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         xids = sqlite_reading.read_oldest(connection, before_ms, limit)
         sqlite_statements.FORGET_OUTCOMES.run(connection, [(xid,) for xid in xids])
@@ -128,11 +128,19 @@ class Ledger:
     def _take(self, writes: Sequence[Write]) -> None:
         current = self._current
         lives = current.lives
+        for write in writes:
+            if type(write) is OpenGlobal and write.terms is not None and write.terms.gid:
+                self._check_gid(write, write.terms.gid)
         # ids rise, so what is new is hardly ever asked for
         unsure = {write.xid for write in writes if write.xid not in lives and write.xid <= self._highest}
         if unsure:
             lives.update(self._known(unsure))
         current.take(writes)
+
+    def _check_gid(self, write: OpenGlobal, gid: str) -> None:
+        found = self.find_gid(gid)
+        if found is not None and found != write.xid:
+            raise StoreError(f"OpenGlobal is refused: transaction {found} has the gid of {write.xid} already")
 
     def _known(self, xids: set[str]) -> dict[str, Life]:
         """What stands of them before this window."""
@@ -142,7 +150,7 @@ class Ledger:
             found = {xid: lives[xid].carried_over() for xid in xids if xid in lives}
         stored = [xid for xid in xids if xid not in found]
         if stored:
-            found.update(sqlite_reading.read_lives(self._connection, stored))
+            found.update(sqlite_reading.read_lives(self.connection, stored))
         return found
 
     def _keep(self, row: _JournalRow) -> None:
@@ -202,7 +210,7 @@ class Ledger:
         for statement, row in islice(operations, count):
             rows[statement].append(row)
         for statement, of_statement in rows.items():
-            statement.run(self._connection, of_statement)
+            statement.run(self.connection, of_statement)
         return sum(map(len, rows.values()))
 
     def _forget_rows(self, frozen: _Frozen, size: int) -> None:
@@ -212,8 +220,8 @@ class Ledger:
             last = frozen.rows.popleft()
             size -= last.size
         if last is not None:
-            self._connection.execute(sqlite_journal.DELETE, (last.number,))
-            self._connection.execute(MOVE_COUNTERS, (last.number, last.last_id))
+            self.connection.execute(sqlite_journal.DELETE, (last.number,))
+            self.connection.execute(MOVE_COUNTERS, (last.number, last.last_id))
 
     @contextmanager
     def _lazily(self) -> Iterator[None]:
@@ -221,7 +229,7 @@ class Ledger:
 
         What is in the log is in order, so no power loss can keep a later batch without it.
         """
-        connection = self._connection
+        connection = self.connection
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")
         yield
@@ -234,7 +242,7 @@ class Ledger:
     def hot(self) -> Hot:
         """Everything that has not ended; folds all, so it is for the start."""
         self.fold_all()
-        return sqlite_reading.read_hot(self._connection)
+        return sqlite_reading.read_hot(self.connection)
 
     def outcome(self, xid: str) -> Outcome | None:
         """How `xid` ended, or None."""
@@ -242,11 +250,19 @@ class Ledger:
             life = window.lives.get(xid)
             if life is not None:
                 return life.outcome
-        return sqlite_reading.read_outcome(self._connection, xid)
+        return sqlite_reading.read_outcome(self.connection, xid)
+
+    def find_gid(self, gid: str) -> str | None:
+        """The xid of the transaction of this name, or None."""
+        for window in self._windows():
+            xid = window.gids.get(gid)
+            if xid is not None:
+                return xid
+        return sqlite_reading.read_gid(self.connection, gid)
 
     def ended(self, phase: Phase | None, limit: int, position: Position | None) -> EndedPage:
         """A page of outcomes, newest end first, from just behind `position`."""
-        return sqlite_reading.read_ended(self._connection, phase, limit, position, self._outcomes())
+        return sqlite_reading.read_ended(self.connection, phase, limit, position, self._outcomes())
 
     def has_unfolded_ended_before(self, before_ms: int) -> bool:
         """Whether an outcome so old is not yet (all) in the tables."""

@@ -14,6 +14,7 @@ from troth.core.effects import AddBranch, EndGlobal, MarkBranch, MarkGlobal, Ope
 from troth.core.model import BranchType, Cause, LockMode, Outcome, Phase, PhaseOne
 from troth.stores.cursors import Position, encode_cursor
 from troth.stores.hot import assemble
+from troth.stores.packed import unpack_branches, unpack_plan, unpack_terms
 from troth.stores.sqlite_statements import decode, encode
 from troth.stores.sqlite_window import UNTOUCHED, Life
 from troth.stores.store import EndedPage, Hot, StoreCorrupt
@@ -21,23 +22,26 @@ from troth.stores.store import EndedPage, Hot, StoreCorrupt
 ENDED_PHASES = tuple(phase for phase in Phase if phase.ended)
 
 HOT_GLOBALS = (
-    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only"
+    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only, terms, reason"
     " FROM global_transaction INDEXED BY global_transaction_hot WHERE end_ms IS NULL"
 )
 BRANCHES = (
     "SELECT xid, branch_id, seq, branch_type, resource_id, lock_text, application_data, auto_commit, client_id,"
-    " phase_one, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms, lock_mode FROM branch"
+    " phase_one, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms, lock_mode, plan, gone,"
+    " ended, epoch FROM branch"
 )
 HIGHEST = "SELECT max(xid) FROM global_transaction"
 LIVES = (
-    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only, end_ms"
-    " FROM global_transaction WHERE xid IN ({marks})"
+    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only, end_ms, terms,"
+    " reason, branches FROM global_transaction WHERE xid IN ({marks})"
 )
 LIVE_BRANCHES = "SELECT xid, branch_id FROM branch WHERE xid IN ({marks})"
 XIDS_A_QUESTION = 256
 OUTCOMES = (
-    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, end_ms FROM global_transaction"
+    "SELECT xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, end_ms, reason, terms, branches"
+    " FROM global_transaction"
 )
+OF_GID = "SELECT xid FROM global_transaction WHERE gid = ?"
 OUTCOME = f"{OUTCOMES} WHERE xid = ? AND end_ms IS NOT NULL"
 NEWEST_ENDED = f"{OUTCOMES} WHERE phase = ? AND end_ms IS NOT NULL ORDER BY end_ms DESC, xid DESC LIMIT ?"
 NEXT_ENDED = (
@@ -79,17 +83,28 @@ def read_lives(connection: sqlite3.Connection, xids: Sequence[str]) -> dict[str,
     return {life.opened.xid: life for life in lives.values()}
 
 
-StoredGlobal = tuple[bytes, bytes, bytes, bytes, int, int, str, str | None, int, int | None]
+def read_gid(connection: sqlite3.Connection, gid: str) -> str | None:
+    """The xid of the transaction of this name, or None."""
+    row = connection.execute(OF_GID, (encode(gid),)).fetchone()
+    return None if row is None else decode(row[0])
+
+
+StoredGlobal = tuple[
+    *tuple[bytes, bytes, bytes, bytes, int, int, str, str | None, int, int | None],
+    *tuple[bytes | None, bytes | None, bytes | None],
+]
 
 
 def _life(row: StoredGlobal) -> Life:
-    xid, name, application, group, begin_ms, timeout_ms, phase, cause, rollback_only, end_ms = row
-    opened = OpenGlobal(decode(xid), decode(name), decode(application), decode(group), begin_ms, timeout_ms)
+    xid, name, application, group, begin_ms, timeout_ms, phase, cause, rollback_only, end_ms, *named = row
+    terms, reason = unpack_terms(named[0]), _decode_optional(named[1])
+    opened = OpenGlobal(decode(xid), decode(name), decode(application), decode(group), begin_ms, timeout_ms, terms)
     life = Life(opened, stored=True)
     found_cause = None if cause is None else Cause(cause)
-    life.marked = MarkGlobal(opened.xid, Phase(phase), found_cause, bool(rollback_only))
+    life.marked = MarkGlobal(opened.xid, Phase(phase), found_cause, bool(rollback_only), reason)
     if end_ms is not None:
-        life.ended = EndGlobal(opened.xid, Phase(phase), Cause(cause), end_ms)
+        branches = unpack_branches(named[2])
+        life.ended = EndGlobal(opened.xid, Phase(phase), Cause(cause), end_ms, reason, branches)
     return life
 
 
@@ -117,9 +132,10 @@ def _read_hot(connection: sqlite3.Connection) -> Hot:
         branches[xid].append(facts)
     transactions = []
     for row in connection.execute(HOT_GLOBALS):
-        opened = OpenGlobal(decode(row[0]), decode(row[1]), decode(row[2]), decode(row[3]), row[4], row[5])
+        names = decode(row[0]), decode(row[1]), decode(row[2]), decode(row[3])
+        opened = OpenGlobal(*names, row[4], row[5], None if row[9] is None else unpack_terms(row[9]))
         cause = None if row[7] is None else Cause(row[7])
-        marked = MarkGlobal(opened.xid, Phase(row[6]), cause, bool(row[8]))
+        marked = MarkGlobal(opened.xid, Phase(row[6]), cause, bool(row[8]), _decode_optional(row[10]))
         transactions.append(assemble(opened, marked, branches.pop(row[0], ())))
     if branches:
         strays = ", ".join(decode(xid) for xid in islice(branches, 3))
@@ -174,11 +190,11 @@ def _position(outcome: Outcome) -> Position:
     return Position(outcome.end_ms, outcome.xid)
 
 
-StoredOutcome = tuple[bytes, bytes, bytes, bytes, int, int, str, str, int]
+StoredOutcome = tuple[bytes, bytes, bytes, bytes, int, int, str, str, int, bytes | None, bytes | None, bytes | None]
 
 
 def _outcome(row: StoredOutcome) -> Outcome:
-    xid, name, application, group, begin_ms, timeout_ms, phase, cause, end_ms = row
+    xid, name, application, group, begin_ms, timeout_ms, phase, cause, end_ms, reason, terms, branches = row
     return Outcome(
         xid=decode(xid),
         name=decode(name),
@@ -189,6 +205,9 @@ def _outcome(row: StoredOutcome) -> Outcome:
         phase=Phase(phase),
         cause=Cause(cause),
         end_ms=end_ms,
+        reason=_decode_optional(reason),
+        terms=unpack_terms(terms),
+        branches=unpack_branches(branches),
     )
 
 
@@ -207,6 +226,7 @@ def _read_branches(connection: sqlite3.Connection) -> Iterator[tuple[bytes, Bran
             auto_commit=bool(row[7]),
             client_id=decode(row[8]),
             lock_mode=LockMode(row[16]),
+            plan=None if row[17] is None else unpack_plan(row[17]),
         )
         marked = MarkBranch(
             xid=xid,
@@ -219,6 +239,9 @@ def _read_branches(connection: sqlite3.Connection) -> Iterator[tuple[bytes, Bran
             last_worker=_decode_optional(row[13]),
             last_attempt_ms=row[14],
             next_due_ms=row[15],
+            left=bool(row[18]),
+            ended=bool(row[19]),
+            epoch=row[20],
         )
         yield row[0], (added, marked)
 

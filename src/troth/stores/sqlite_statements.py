@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from troth.core.effects import AddBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal
 from troth.core.model import Phase, PhaseOne
+from troth.stores.packed import pack_branches, pack_plan, pack_terms
 from troth.stores.store import StoreError
 
 Value = bytes | str | int | None
@@ -60,25 +61,28 @@ def _many_rows(purpose: str, template: str, row: str, *, separator: str = ", ", 
 PUT_GLOBALS = _many_rows(
     "PutGlobal",
     "INSERT INTO global_transaction"
-    " (xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only, end_ms) VALUES {rows}"
+    " (xid, name, application, client_group, begin_ms, timeout_ms, phase, cause, rollback_only, end_ms, gid, terms,"
+    " reason, branches) VALUES {rows}"
     " ON CONFLICT (xid) DO UPDATE SET name = excluded.name, application = excluded.application,"
     " client_group = excluded.client_group, begin_ms = excluded.begin_ms, timeout_ms = excluded.timeout_ms,"
-    " phase = excluded.phase, cause = excluded.cause, rollback_only = excluded.rollback_only, end_ms = excluded.end_ms",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    " phase = excluded.phase, cause = excluded.cause, rollback_only = excluded.rollback_only, end_ms = excluded.end_ms,"
+    " gid = excluded.gid, terms = excluded.terms, reason = excluded.reason, branches = excluded.branches",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 )
 PUT_BRANCHES = _many_rows(
     "PutBranch",
     "INSERT OR REPLACE INTO branch (xid, branch_id, seq, branch_type, resource_id, lock_text, auto_commit, client_id,"
-    " lock_mode, phase_one, application_data, attempts, frozen, last_error, last_worker, last_attempt_ms, next_due_ms)"
-    " VALUES {rows}",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    " lock_mode, plan, phase_one, application_data, attempts, frozen, last_error, last_worker, last_attempt_ms,"
+    " next_due_ms, gone, ended, epoch) VALUES {rows}",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 )
 MARK_BRANCHES = _many_rows(
     "MarkBranch",
     "UPDATE branch SET phase_one = v.column3, application_data = v.column4, attempts = v.column5, frozen = v.column6,"
-    " last_error = v.column7, last_worker = v.column8, last_attempt_ms = v.column9, next_due_ms = v.column10"
+    " last_error = v.column7, last_worker = v.column8, last_attempt_ms = v.column9, next_due_ms = v.column10,"
+    " gone = v.column11, ended = v.column12, epoch = v.column13, client_id = coalesce(v.column14, client_id)"
     " FROM (VALUES {rows}) AS v WHERE branch.xid = v.column1 AND branch.branch_id = v.column2",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 )
 DROP_BRANCHES = _many_rows(
     "DropBranch",
@@ -107,11 +111,12 @@ def _encode_optional(text: str | None) -> bytes | None:
 
 def global_row(opened: OpenGlobal, marked: MarkGlobal | None, ended: EndGlobal | None) -> Row:
     """A transaction as PUT_GLOBALS takes it."""
-    phase, cause, end_ms = Phase.OPEN, None, None
+    phase, cause, end_ms, reason = Phase.OPEN, None, None, None
+    terms = opened.terms
     if ended is not None:
-        phase, cause, end_ms = ended.phase, ended.cause, ended.end_ms
+        phase, cause, end_ms, reason = ended.phase, ended.cause, ended.end_ms, ended.reason
     elif marked is not None:
-        phase, cause = marked.phase, marked.cause
+        phase, cause, reason = marked.phase, marked.cause, marked.reason
     return (
         encode(opened.xid),
         encode(opened.name),
@@ -123,6 +128,10 @@ def global_row(opened: OpenGlobal, marked: MarkGlobal | None, ended: EndGlobal |
         None if cause is None else cause.value,
         0 if marked is None else int(marked.rollback_only),
         end_ms,
+        None if terms is None or not terms.gid else encode(terms.gid),
+        None if terms is None else pack_terms(terms),
+        _encode_optional(reason),
+        None if ended is None or not ended.branches else pack_branches(ended.branches),
     )
 
 
@@ -130,9 +139,10 @@ def branch_row(added: AddBranch, marked: MarkBranch | None) -> Row:
     """A live branch as PUT_BRANCHES takes it."""
     facts: Row
     if marked is None:
-        facts = (PhaseOne.REGISTERED.value, _encode_optional(added.application_data), 0, 0, None, None, None, None)
+        data = _encode_optional(added.application_data)
+        facts = (PhaseOne.REGISTERED.value, data, 0, 0, None, None, None, None, 0, 0, 0)
     else:
-        facts = branch_mark_row(marked)[2:]
+        facts = branch_mark_row(marked)[2:-1]
     return (
         encode(added.xid),
         added.branch_id,
@@ -141,8 +151,9 @@ def branch_row(added: AddBranch, marked: MarkBranch | None) -> Row:
         encode(added.resource_id),
         encode(added.lock_text),
         int(added.auto_commit),
-        encode(added.client_id),
+        encode(added.client_id if marked is None or marked.client_id is None else marked.client_id),
         added.lock_mode.value,
+        None if added.plan is None else pack_plan(added.plan),
         *facts,
     )
 
@@ -160,4 +171,8 @@ def branch_mark_row(marked: MarkBranch) -> Row:
         _encode_optional(marked.last_worker),
         marked.last_attempt_ms,
         marked.next_due_ms,
+        int(marked.left),
+        int(marked.ended),
+        marked.epoch,
+        _encode_optional(marked.client_id),
     )

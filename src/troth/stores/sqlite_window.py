@@ -12,6 +12,7 @@ from types import MappingProxyType
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
 from troth.core.model import Outcome
 from troth.stores import sqlite_statements as sql
+from troth.stores.folding import merged
 from troth.stores.store import StoreError
 
 BranchFacts = tuple[AddBranch | None, MarkBranch | None]
@@ -59,6 +60,9 @@ class Life:
             phase=ended.phase,
             cause=ended.cause,
             end_ms=ended.end_ms,
+            reason=ended.reason,
+            terms=opened.terms,
+            branches=ended.branches,
         )
 
     def operations(self) -> Iterator[Operation]:
@@ -92,6 +96,8 @@ class Window:
 
     def __init__(self, *, replaying: bool = False) -> None:
         self.lives: dict[str, Life] = {}
+        self.gids: dict[str, str] = {}
+        """Name that a user chose → xid, of those that were opened in the window."""
         self._replaying = replaying
 
     def take(self, writes: Iterable[Write]) -> None:
@@ -123,6 +129,10 @@ class Window:
             self._contradiction(write, "is known already")
         if not (LEAST <= write.begin_ms <= MOST and LEAST <= write.timeout_ms <= MOST):
             raise _too_large(write)
+        if write.terms is not None and write.terms.gid:
+            if write.terms.gid in self.gids:
+                self._contradiction(write, "has a gid that is known already")
+            self.gids[write.terms.gid] = xid
         self.lives[xid] = Life(write, stored=self._replaying)
 
     def _mark(self, write: MarkGlobal) -> None:
@@ -151,10 +161,10 @@ class Window:
         if facts is None:
             self._contradiction(write, f"has no branch {write.branch_id}")
             facts = UNTOUCHED
-        for value in (write.attempts, write.last_attempt_ms, write.next_due_ms):
+        for value in (write.attempts, write.last_attempt_ms, write.next_due_ms, write.epoch):
             if value is not None and not LEAST <= value <= MOST:
                 raise _too_large(write)
-        branches[write.branch_id] = (facts[0], write)
+        branches[write.branch_id] = (facts[0], merged(facts[1], write))
 
     def _drop_branch(self, write: DropBranch) -> None:
         life = self._life(write)

@@ -63,6 +63,18 @@ class EndedPage(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
+class KeyValue(msgspec.Struct, frozen=True):
+    """A text that a user keeps in the store. `id` counts up; `version` is 1 when it is new, one more at each change."""
+
+    id: int
+    cat: str
+    k: str
+    v: str
+    version: int
+    create_ms: int
+    update_ms: int
+
+
 class Store(Protocol):
     """What the engine asks of a store. Every method raises StoreError with a sentence for the operator."""
 
@@ -83,7 +95,7 @@ class Store(Protocol):
     async def load_hot(self) -> Hot:
         """Everything that has not ended, branches ordered by seq, memory-only fields empty.
 
-        `next_seq` is one more than the highest seq of a live branch. The caller may change what it gets.
+        `next_seq` is one more than the highest seq of a kept branch. The caller may change what it gets.
         """
         ...
 
@@ -98,6 +110,29 @@ class Store(Protocol):
 
     async def outcome(self, xid: str) -> Outcome | None:
         """How an ended transaction ended, or None if the store does not know it (or it has not ended)."""
+        ...
+
+    async def find_gid(self, gid: str) -> str | None:
+        """The xid of the transaction, open or ended, whose user has named it `gid`; any text may be asked for.
+
+        A gid is one transaction's until that is purged: a batch that opens a second one is refused.
+        """
+        ...
+
+    async def kv_get(self, cat: str, key: str) -> KeyValue | None:
+        """What is kept under `key` in the category `cat`."""
+        ...
+
+    async def kv_put(self, cat: str, key: str, value: str, expected_version: int | None, now_ms: int) -> bool:
+        """Keep `value`, durably, if what is there has `expected_version` (None: nothing is there); else False."""
+        ...
+
+    async def kv_delete(self, cat: str, key: str) -> bool:
+        """Forget it, durably; False if nothing was there."""
+        ...
+
+    async def kv_scan(self, cat: str, after: int, limit: int) -> Sequence[KeyValue]:
+        """At most `limit` of the category, by `id`, from the first behind `after` (0: from the start)."""
         ...
 
     async def find_ended(self, phase: Phase | None, limit: int, cursor: str | None) -> EndedPage:

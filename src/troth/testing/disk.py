@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from troth.core.model import Outcome, Phase
 from troth.stores.memory import MemoryStore
-from troth.stores.store import Batch, EndedPage, Hot, StoreError
+from troth.stores.store import Batch, EndedPage, Hot, KeyValue, StoreError
 from troth.testing.network import Process
 from troth.testing.weather import Weather
 
@@ -87,6 +87,22 @@ class DiskStore:
     async def outcome(self, xid: str) -> Outcome | None:
         await asyncio.sleep(self._disk.latency_s())
         return await self._disk.content.outcome(xid)
+
+    async def find_gid(self, gid: str) -> str | None:
+        await asyncio.sleep(self._disk.latency_s())
+        return await self._disk.content.find_gid(gid)
+
+    async def kv_get(self, cat: str, key: str) -> KeyValue | None:
+        return await self._disk.content.kv_get(cat, key)
+
+    async def kv_put(self, cat: str, key: str, value: str, expected_version: int | None, now_ms: int) -> bool:
+        return await self._disk.content.kv_put(cat, key, value, expected_version, now_ms)
+
+    async def kv_delete(self, cat: str, key: str) -> bool:
+        return await self._disk.content.kv_delete(cat, key)
+
+    async def kv_scan(self, cat: str, after: int, limit: int) -> Sequence[KeyValue]:
+        return await self._disk.content.kv_scan(cat, after, limit)
 
     async def find_ended(self, phase: Phase | None, limit: int, cursor: str | None) -> EndedPage:
         return await self._disk.content.find_ended(phase, limit, cursor)

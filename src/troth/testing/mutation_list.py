@@ -45,8 +45,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "does not write the decision",
-        "core/actions.py",
-        "    out.writes.append(fx.MarkGlobal(tx.xid, tx.phase, cause, tx.rollback_only))\n",
+        "core/deciding.py",
+        "    out.writes.append(fx.MarkGlobal(tx.xid, tx.phase, cause, tx.rollback_only, tx.reason))\n",
         "",
     ),
     Mutation(
@@ -69,14 +69,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "does not write that a branch is done",
-        "core/actions.py",
-        "        out.writes.append(fx.DropBranch(tx.xid, event.branch_id))\n",
-        "        pass\n",
+        "core/calls.py",
+        "            out.writes.append(fx.DropBranch(tx.xid, event.branch_id))\n",
+        "            pass\n",
     ),
     Mutation(
         "does not write the end",
-        "core/actions.py",
-        "    out.writes.append(fx.EndGlobal(tx.xid, tx.phase, cause, now))\n",
+        "core/deciding.py",
+        "    out.writes.append(fx.EndGlobal(tx.xid, tx.phase, cause, now, tx.reason, ended_branches(tx)))\n",
         "",
     ),
     Mutation(
@@ -151,20 +151,20 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "keeps the rows after a commit",
-        "core/actions.py",
-        "    out.asks.extend(Free(tx.xid, branch) for branch in tx.branches.values())\n    if _all",
-        "    if _all",
+        "core/deciding.py",
+        "    out.asks.extend(Free(tx.xid, branch) for branch in tx.branches.values())\n    if (all",
+        "    if (all",
     ),
     Mutation(
         "frees the rows when the rollback is decided",
-        "core/actions.py",
+        "core/deciding.py",
         "    out.asks.extend(DenyWaiters(tx.xid, branch) for branch in tx.branches.values())\n",
         "    out.asks.extend(DenyWaiters(tx.xid, branch) for branch in tx.branches.values())\n"
         "    out.asks.extend(Free(tx.xid, branch) for branch in tx.branches.values())\n",
     ),
     Mutation(
         "keeps the rows of an undone branch",
-        "core/actions.py",
+        "core/calls.py",
         "    out.asks.append(Free(tx.xid, tx.branches[event.branch_id]))\n    drop_branch",
         "    drop_branch",
     ),
@@ -184,7 +184,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "leaves waiting registrations in the queue at the decision",
-        "core/actions.py",
+        "core/deciding.py",
         "        out.asks.append(Unqueue(waiting.register))\n",
         "",
     ),
@@ -192,40 +192,40 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "commits after the timeout",
         "core/machine.py",
-        "    Row(OPEN, ev.Commit, when.expired, do.roll_back_for_timeout, ROLLING_BACK),\n",
+        "    Row(OPEN, ev.Commit, when.expired, deciding.roll_back_for_timeout, ROLLING_BACK),\n",
         "",
     ),
     Mutation(
         "commits in spite of a vote",
         "core/machine.py",
-        "    Row(OPEN, ev.Commit, when.voted_down, do.roll_back_for_vote, ROLLING_BACK),\n",
+        "    Row(OPEN, ev.Commit, when.voted_down, deciding.roll_back_for_vote, ROLLING_BACK),\n",
         "",
     ),
     Mutation(
         "commits with a failed branch",
         "core/machine.py",
-        "    Row(OPEN, ev.Commit, when.phase_one_failed, do.roll_back_for_failed_branch, ROLLING_BACK),\n",
+        "    Row(OPEN, ev.Commit, when.phase_one_failed, deciding.roll_back_for_failed_branch, ROLLING_BACK),\n",
         "",
     ),
     Mutation(
         "has no timeout",
         "core/machine.py",
-        "    Row(OPEN, ev.Due, when.expired, do.time_out, ROLLING_BACK),\n",
+        "    Row(OPEN, ev.Due, when.expired, deciding.time_out, ROLLING_BACK),\n",
         "",
     ),
     Mutation(
         "takes a branch after the decision",
         "core/machine.py",
-        "    *(Row(p, ev.Register, None, do.refuse_not_active, p) for p in Phase if p is not OPEN),\n",
+        "    *(Row(p, ev.Register, None, listeners.refuse_not_active, p) for p in Phase if p is not OPEN),\n",
         "    *(Row(p, ev.Register, None, do.admit, p) for p in (COMMITTING, ROLLING_BACK)),\n"
-        "    *(Row(p, ev.Register, None, do.refuse_not_active, p) for p in (COMMITTED, ROLLED_BACK)),\n",
+        "    *(Row(p, ev.Register, None, listeners.refuse_not_active, p) for p in Phase if p.ended or p is FORWARD),\n",
     ),
     # ---- phase two
     Mutation(
         "skips failed branches at rollback, as Seata does",
-        "core/actions.py",
-        "    _decide(tx, cause, out)\n    out.asks.extend(DenyWaiters(tx.xid, branch)",
-        "    _decide(tx, cause, out)\n"
+        "core/deciding.py",
+        "    _decide(tx, cause, out, reason, untouched)\n    out.asks.extend(DenyWaiters(tx.xid, branch)",
+        "    _decide(tx, cause, out, reason, untouched)\n"
         "    for failed in [b for b in tx.branches.values() if b.phase_one.value == 'failed']:\n"
         "        out.asks.append(Free(tx.xid, tx.branches.pop(failed.branch_id)))\n"
         "        out.writes.append(fx.DropBranch(tx.xid, failed.branch_id))\n"
@@ -246,35 +246,35 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "takes a failed phase two for done",
         "server/outbound/seata.py",
-        "    result = RESULTS.get(status, CallResult.RETRY)\n    believed",
+        "    result = RESULTS.get(status, CallResult.RETRY)\n    if result is CallResult.ONGOING",
         "    result = RESULTS.get(status, CallResult.DONE)\n"
         "    if result is CallResult.DONE:\n"
         "        return Answered(call.xid, call.branch_id, call.verb, call.attempt, result, None, worker)\n"
-        "    believed",
+        "    if result is CallResult.ONGOING",
     ),
     Mutation(
         "does not ask again when a branch stays silent",
-        "core/actions.py",
+        "core/calls.py",
         "    plan(tx, branch.answer_due_ms, branch.branch_id)\n",
         "",
     ),
     Mutation(
         "does not ask again when a branch has failed",
-        "core/actions.py",
-        "branch.attempts, branch.branch_id)\n    plan(tx, branch.next_due_ms, branch.branch_id)\n",
-        "branch.attempts, branch.branch_id)\n",
+        "core/calls.py",
+        "branch.attempts, out)\n    plan(tx, branch.next_due_ms, branch.branch_id)\n",
+        "branch.attempts, out)\n",
     ),
     Mutation(
         "takes a resource that nobody serves for done",
         "core/machine.py",
-        "    Row(ROLLING_BACK, ev.Answered, when.no_channel, do.await_channel, ROLLING_BACK),\n",
-        "    Row(ROLLING_BACK, ev.Answered, when.no_channel, do.undo_branch, ROLLING_BACK),\n",
+        "    Row(ROLLING_BACK, ev.Answered, when.no_channel, calls.await_channel, ROLLING_BACK),\n",
+        "    Row(ROLLING_BACK, ev.Answered, when.no_channel, calls.undo_branch, ROLLING_BACK),\n",
     ),
     Mutation(
         "gives up a branch that refuses",
         "core/machine.py",
-        "    Row(ROLLING_BACK, ev.Answered, when.refused, do.freeze_branch, ROLLING_BACK),\n",
-        "    Row(ROLLING_BACK, ev.Answered, when.refused, do.undo_branch, ROLLING_BACK),\n",
+        "    Row(ROLLING_BACK, ev.Answered, when.refused, calls.freeze_branch, ROLLING_BACK),\n",
+        "    Row(ROLLING_BACK, ev.Answered, when.refused, calls.undo_branch, ROLLING_BACK),\n",
     ),
     Mutation(
         "calls over connections that are gone",
@@ -290,9 +290,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "does not go on to the older branch",
-        "core/actions.py",
-        "    _call_ready(tx, followers(tx, branch), now, out)\n",
-        "",
+        "core/calls.py",
+        "    call_ready(tx, followers(tx, branch), now, out)\n    after_answer(tx, out)\n\n\ndef undo",
+        "    after_answer(tx, out)\n\n\ndef undo",
     ),
     # ---- the truth
     Mutation(
@@ -303,7 +303,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "never answers those who wait for the first round",
-        "core/actions.py",
+        "core/listeners.py",
         "    if not count:\n        return\n",
         "    if count >= 0:\n        return\n",
     ),

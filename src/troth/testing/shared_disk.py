@@ -7,13 +7,13 @@ over it; what is simulated is the database: a transaction whose client is gone g
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from troth.core.model import Outcome, Phase
 from troth.stores.lease import Incumbent, Tenure
-from troth.stores.store import Batch, EndedPage, Hot, LeaseLost, StoreError, StoreUnreachable
+from troth.stores.store import Batch, EndedPage, Hot, KeyValue, LeaseLost, StoreError, StoreUnreachable
 from troth.testing.disk import Disk
 from troth.testing.network import Process
 
@@ -217,6 +217,25 @@ class SharedDiskStore:
             return await self._disk.content.outcome(xid)
 
         return await self._persist(ask)
+
+    async def find_gid(self, gid: str) -> str | None:
+        async def ask() -> str | None:
+            await self._travel()
+            return await self._disk.content.find_gid(gid)
+
+        return await self._persist(ask)
+
+    async def kv_get(self, cat: str, key: str) -> KeyValue | None:
+        return await self._disk.content.kv_get(cat, key)
+
+    async def kv_put(self, cat: str, key: str, value: str, expected_version: int | None, now_ms: int) -> bool:
+        return await self._disk.content.kv_put(cat, key, value, expected_version, now_ms)
+
+    async def kv_delete(self, cat: str, key: str) -> bool:
+        return await self._disk.content.kv_delete(cat, key)
+
+    async def kv_scan(self, cat: str, after: int, limit: int) -> Sequence[KeyValue]:
+        return await self._disk.content.kv_scan(cat, after, limit)
 
     async def find_ended(self, phase: Phase | None, limit: int, cursor: str | None) -> EndedPage:
         return await self._disk.content.find_ended(phase, limit, cursor)

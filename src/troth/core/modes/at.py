@@ -5,8 +5,8 @@ Rows are free as soon as the commit is decided; on rollback each branch frees it
 
 from __future__ import annotations
 
-from troth.core.model import Verb
-from troth.core.modes.mode import Mode, OnTimeout, Order
+from troth.core.model import OnTimeout, Verb
+from troth.core.modes.mode import Mode, Order
 
 AT = Mode(
     forward=(),

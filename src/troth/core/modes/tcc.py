@@ -6,8 +6,8 @@ everything that came after its try being gone already.
 
 from __future__ import annotations
 
-from troth.core.model import Verb
-from troth.core.modes.mode import Mode, OnTimeout, Order
+from troth.core.model import OnTimeout, Verb
+from troth.core.modes.mode import Mode, Order
 
 TCC = Mode(
     forward=(),

@@ -7,8 +7,8 @@ not): they keep AT away from the rows.
 
 from __future__ import annotations
 
-from troth.core.model import Verb
-from troth.core.modes.mode import Mode, OnTimeout, Order
+from troth.core.model import OnTimeout, Verb
+from troth.core.modes.mode import Mode, Order
 
 XA = Mode(
     forward=(),

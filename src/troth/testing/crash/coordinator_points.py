@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from troth.core.effects import AddBranch, Answer, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
 from troth.core.model import Phase
 from troth.stores.sqlite_journal import Entry, unpack
-from troth.stores.store import Batch
+from troth.stores.store import Batch, SharedStore
 from troth.testing.crash import seams
 from troth.testing.crash.point import Hit, Point, Role
 from troth.testing.crash.seams import Attach
@@ -74,24 +74,55 @@ def _after_write(holds: Callable[[Write], bool]) -> Attach:
 
 
 def _not_committed(hit: Hit) -> None:
-    """SQLite has the row with the decision in a transaction, which has not been committed.
+    """The store's server or file has the decision in a transaction, which has not been committed.
 
-    The store's own is as short as its one statement, so the hook puts one around it.
+    The stores' own are as short as one statement, so the hook puts one around it.
     """
+    seams.function("troth.stores.sqlite_journal:insert", lambda insert: _in_sqlite(insert, hit))
+    seams.function(_STORE, lambda open_store: _in_postgres(open_store, hit))
 
-    def make(original: Any) -> Any:
-        def insert(connection: Any, entry: Entry) -> None:
-            if not any(_decides(write, Phase.COMMITTING) for write in unpack(entry)):
-                original(connection, entry)
-                return
-            connection.execute("BEGIN IMMEDIATE")
+
+def _in_sqlite(original: Any, hit: Hit) -> Any:
+    def insert(connection: Any, entry: Entry) -> None:
+        if not any(_decides(write, Phase.COMMITTING) for write in unpack(entry)):
             original(connection, entry)
-            hit()
-            connection.execute("COMMIT")
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        original(connection, entry)
+        hit()
+        connection.execute("COMMIT")
 
-        return insert
+    return insert
 
-    seams.function("troth.stores.sqlite_journal:insert", make)
+
+def _in_postgres(original: Any, hit: Hit) -> Any:
+    def opened(*args: Any, **kwargs: Any) -> Any:
+        store = original(*args, **kwargs)
+        if isinstance(store, SharedStore):
+            _put_a_transaction_around(store, hit)
+        return store
+
+    return opened
+
+
+def _put_a_transaction_around(store: Any, hit: Hit) -> None:
+    append, use = store.append, store._writer.use
+    deciding: list[Batch] = []
+
+    async def noted(batch: Batch) -> None:
+        deciding[:] = [batch] if any(_decides(write, Phase.COMMITTING) for write in batch.writes) else []
+        await append(batch)
+
+    async def used(work: Callable[[Any], Awaitable[Any]], within_s: float | None) -> Any:
+        async def in_transaction(connection: Any) -> Any:
+            async with connection.transaction():
+                result = await work(connection)
+                hit()
+                return result
+
+        return await use(in_transaction if deciding else work, within_s)
+
+    store.append, store._writer.use = noted, used
 
 
 # ---- effects ----
@@ -196,7 +227,7 @@ COORDINATOR_POINTS: tuple[Point, ...] = (
     Point(
         "tc.commit-decision.not-committed",
         Role.TC,
-        "the decision to commit is in the store's transaction, which is not committed (SQLite store)",
+        "the decision to commit is in the store's transaction, which is not committed",
         _not_committed,
     ),
     Point(
