@@ -9,7 +9,10 @@ import pytest
 import troth.cli.main
 from troth.cli.tables import table
 
-COMMANDS = ("serve", "demo", "ls", "inspect", "retry", "resolve", "audit", "config", "at", "tcc", "xa", "undo", "wire")
+COMMANDS = (
+    *("serve", "demo", "ls", "inspect", "retry", "resolve", "audit", "config"),
+    *("at", "tcc", "dtm", "xa", "saga", "lint", "undo", "wire"),
+)
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

@@ -12,14 +12,17 @@ from typing import NamedTuple
 
 import msgspec
 
+from troth.core.effects import Settled
 from troth.core.retry import Backoff
 from troth.core.rules import Rules
 from troth.server.addresses import AddressError, advertised, join_address, listen_at, port_of
 from troth.server.clock import SteadyClock
 from troth.server.config import Config
 from troth.server.engine import Engine, Housekeeping
+from troth.server.grpc_extra import INSTALL, grpc_is_installed
 from troth.server.inbound.admin import AdminApi
 from troth.server.inbound.admin_server import AdminServer
+from troth.server.inbound.dtm_doors import DtmDoors
 from troth.server.inbound.seata import SeataDoor
 from troth.server.inbound.seata_requests import Requests
 from troth.server.leadership import Leadership, StoreClock
@@ -60,6 +63,8 @@ class Ready(msgspec.Struct, frozen=True):
     pid: int
     epoch: int | None = None
     """Which turn of leading this is, where the store is shared."""
+    dtm_http_port: int | None = None
+    dtm_grpc_port: int | None = None
 
 
 class Standby(msgspec.Struct, frozen=True):
@@ -81,11 +86,16 @@ class Ports(NamedTuple):
 
     seata: int | None
     admin: int | None
+    dtm_http: int | None
+    dtm_grpc: int | None
 
 
 class _Doors(NamedTuple):
     seata: socket.socket | None
     admin: socket.socket | None
+    dtm_http: socket.socket | None
+    dtm_grpc: socket.socket | None
+    """Keeps the port: gRPC binds it itself."""
 
 
 class Coordinator:
@@ -101,7 +111,8 @@ class Coordinator:
         self.config: Config = settings.config
         self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         """Done when the coordinator cannot go on; the result says why."""
-        self._ports = ports or Ports(self.config.port, self.config.admin_port)
+        config = self.config
+        self._ports = ports or Ports(config.port, config.admin_port, config.dtm_http_port, config.dtm_grpc_port)
         self.standing_by = False
         """True while another process leads, or the store does not answer."""
         self._stopping = False
@@ -111,38 +122,44 @@ class Coordinator:
         clock = StoreClock() if isinstance(store, SharedStore) else SteadyClock()
         self._leadership = self._candidate(store, clock)
         self._outbound = SeataOutbound(self._sessions, lambda event: self.engine.submit(event))
+        self._dtm = DtmDoors(self.config, self._outbound, lambda: self.engine.transactions())
         self.engine = Engine(
             store,
             rules=_rules(self.config),
-            outbound=self._outbound,
+            outbound=self._dtm.outbound,
             clock=clock,
             released=lambda: self._door.flush(),
-            settled=self._outcomes.count,
+            settled=self._on_settled,
             failed=self._on_failure,
             housekeeping=Housekeeping(
                 keep_outcomes_ms=self.config.outcomes.keep, interval_ms=self.config.outcomes.sweep
             ),
             fence=self._leadership,
         )
-        self._requests = Requests(
-            self.config,
-            self._sessions,
-            submit=self.engine.submit,
-            next_id=self.engine.ids.next,
-            overloaded=self._overloaded,
-        )
+        submit, next_id = self.engine.submit, self.engine.ids.next
+        self._requests = Requests(config, self._sessions, submit=submit, next_id=next_id, overloaded=self._overloaded)
         self._door = SeataDoor(
             self.config.limits,
             self._requests,
             self._sessions,
-            submit=self.engine.submit,
+            submit=submit,
             settle=self._outbound.settle,
-            call_keep_s=10 * self.config.answer.timeout / 1000,
+            call_keep_s=10 * config.answer.timeout / 1000,
         )
         self._undo_logs = UndoLogSweep(self.config.undo_log, self._sessions, lambda: self._door.flush())
         self._audit = open_audit(self.config.store)
         self._resolutions = Resolutions(self.engine, self._sessions, lambda: self._door.flush(), self._audit)
         self._admin: AdminServer | None = None
+        self._metrics = Metrics(
+            self.engine, self._outcomes, self._requests.stats, self._outbound.stats, self._door, self._dtm.stats
+        )
+        self._dtm.serve(
+            self.engine,
+            address=lambda: self._requests.address,
+            overloaded=self._overloaded,
+            metrics=self._metrics.render,
+            version=metadata.version("troth"),
+        )
 
     # ---- life ----
 
@@ -156,12 +173,13 @@ class Coordinator:
         with contextlib.ExitStack() as bound:
             seata = self._bind(bound, config.host, self._ports.seata, "port")
             admin = self._bind(bound, config.admin_address, self._ports.admin, "admin-port")
-            doors = _Doors(seata, admin)
+            doors = _Doors(seata, admin, *self._bind_asked(bound))
             try:
                 self._requests.address = advertised(config.advertise, config.host, port_of(seata) if seata else 0)
                 if self._leadership is not None:
                     await self._take_turn(self._leadership, doors, bound, on_standby)
                 await self.engine.start()
+                doors = self._bind_unasked(bound, doors)
             except AddressError as error:
                 raise StartError(str(error)) from error
             except StoreError as error:
@@ -170,16 +188,21 @@ class Coordinator:
                 await self.stop()
                 raise StartError(f"store {self.engine.store.url}: {error}") from error
             bound.pop_all()
+        self._ports = _ports_of(doors)
         try:
             if seata is not None:
                 await self._door.start(seata)
                 self._undo_logs.start()
             if admin is not None and self._admin is None:
                 await self._open_admin(admin)
+            if doors.dtm_http is not None:
+                await self._dtm.open_http(doors.dtm_http)
+            if doors.dtm_grpc is not None:
+                await self._dtm.open_grpc(config.host, doors.dtm_grpc)
         except (OSError, RuntimeError) as error:
             await self.stop()
             raise StartError(f"cannot listen: {error}") from error
-        return self._ready(doors)
+        return self._ready()
 
     async def _take_turn(
         self,
@@ -195,8 +218,9 @@ class Coordinator:
             if doors.admin is not None:
                 await self._open_admin(doors.admin)
                 bound.pop_all()  # the server of the admin door closes its socket itself
-                if doors.seata is not None:
-                    bound.enter_context(contextlib.closing(doors.seata))
+                for kept in (doors.seata, doors.dtm_http, doors.dtm_grpc):
+                    if kept is not None:
+                        bound.enter_context(contextlib.closing(kept))
             on_standby(self._standby(doors, leadership.standing))
             self.standing_by = True
             await leadership.win()
@@ -209,12 +233,15 @@ class Coordinator:
         self._stopping = True
         self._undo_logs.stop()
         self._door.stop_accepting()
+        self._dtm.stop_accepting()
         if self.failure.done():  # whoever leads instead must not wait for our clients to notice
             await self._door.close(0)
+            await self._dtm.close(0)
         if self._leadership is not None:
             await self._leadership.stop()
         await self.engine.stop()
-        await self._door.close(_CLOSE_PATIENCE_S)
+        await self._dtm.hang_up()
+        await asyncio.gather(self._door.close(_CLOSE_PATIENCE_S), self._dtm.close(_CLOSE_PATIENCE_S))
         if self._admin is not None:
             await self._admin.stop()
         await self._audit.close()
@@ -229,6 +256,10 @@ class Coordinator:
             return self._leadership.standing
         if self.config.port is not None and not self._door.accepting:
             return "the Seata port does not accept"
+        if self._ports.dtm_http is not None and not self._dtm.http_accepts:
+            return "DTM's HTTP port does not accept"
+        if self._ports.dtm_grpc is not None and not self._dtm.grpc_accepts:
+            return "DTM's gRPC port does not accept"
         if not self.engine.running:
             return "the engine does not run"
         return None
@@ -265,11 +296,44 @@ class Coordinator:
         except AddressError as error:
             raise StartError(str(error)) from error
 
+    def _bind_asked(self, bound: contextlib.ExitStack) -> tuple[socket.socket | None, socket.socket | None]:
+        """The ports of DTM's doors that somebody has said something of: HTTP, gRPC."""
+        http = self._ports.dtm_http if self._is_set("dtm_http_port") else None
+        grpc = self._ports.dtm_grpc if self._is_set("dtm_grpc_port") else None
+        if grpc is not None and not grpc_is_installed():
+            raise StartError(f"dtm-grpc-port = {grpc}: DTM's gRPC door needs more libraries: {INSTALL}")
+        host = self.config.host
+        return self._bind(bound, host, http, "dtm-http-port"), self._bind(bound, host, grpc, "dtm-grpc-port")
+
+    def _bind_unasked(self, bound: contextlib.ExitStack, doors: _Doors) -> _Doors:
+        """A port that nobody has asked for is bound late, and only where it is free: who does not know of these doors
+        must not be kept from starting by them.
+        """
+        if not self._is_set("dtm_http_port"):
+            doors = doors._replace(dtm_http=self._bind_if_free(bound, self.config.dtm_http_port, "dtm-http-port"))
+        if not self._is_set("dtm_grpc_port") and grpc_is_installed():
+            doors = doors._replace(dtm_grpc=self._bind_if_free(bound, self.config.dtm_grpc_port, "dtm-grpc-port"))
+        return doors
+
+    def _bind_if_free(self, bound: contextlib.ExitStack, port: int | None, door: str) -> socket.socket | None:
+        try:
+            return self._bind(bound, self.config.host, port, door)
+        except StartError as error:
+            log.warning(f"one of DTM's doors stays shut; --{door} off says so without this", reason=str(error))
+            return None
+
+    def _is_set(self, key: str) -> bool:
+        """True where somebody has said something of it."""
+        return key in self._settings.sources
+
+    def _on_settled(self, settled: Settled) -> None:
+        self._outcomes.count(settled)
+        self._dtm.count_end(settled)
+
     async def _open_admin(self, listening: socket.socket) -> None:
-        metrics = Metrics(self.engine, self._outcomes, self._requests.stats, self._outbound.stats, self._door)
         api = AdminApi(
             self.engine,
-            metrics,
+            self._metrics,
             resolutions=self._resolutions,
             unhealthy=self.unhealthy,
             leader=None if self._leadership is None else self._leadership.leader,
@@ -296,10 +360,9 @@ class Coordinator:
             pid=os.getpid(),
         )
 
-    def _ready(self, doors: _Doors) -> Ready:
+    def _ready(self) -> Ready:
         config = self.config
-        self._ports = _ports_of(doors)
-        port, admin_port = self._ports
+        port, admin_port, dtm_http_port, dtm_grpc_port = self._ports
         store = self.engine.store
         return Ready(
             event="ready",
@@ -314,6 +377,8 @@ class Coordinator:
             open_transactions=len(self.engine.transactions()),
             pid=os.getpid(),
             epoch=None if self._leadership is None else self._leadership.tenure.epoch,
+            dtm_http_port=dtm_http_port,
+            dtm_grpc_port=dtm_grpc_port,
         )
 
     def _overloaded(self) -> str | None:
@@ -342,9 +407,7 @@ def _store(config: Config) -> Store:
 
 
 def _ports_of(doors: _Doors) -> Ports:
-    return Ports(
-        None if doors.seata is None else port_of(doors.seata), None if doors.admin is None else port_of(doors.admin)
-    )
+    return Ports(*(None if door is None else port_of(door) for door in doors))
 
 
 def _rules(config: Config) -> Rules:

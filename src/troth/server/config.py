@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 try:
     from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 except ImportError as missing:
     raise ImportError("the coordinator needs more libraries: pip install 'troth[server]'") from missing
 
-from troth.server.units import DurationMs, SizeBytes, parse_duration_ms, parse_size_bytes
+from troth.server.units import DurationMark, DurationMs, SizeBytes, parse_duration_ms, parse_size_bytes
 
 LONGEST_HOST_BYTES = 38
 """`host:port:id` must fit in the 64 bytes of an XA gtrid (design/coordinator §3)."""
@@ -59,10 +60,24 @@ def _text(value: object) -> object:
     return value
 
 
+def _web_address(value: object) -> object:
+    if value is None:
+        return None
+    parts = urlsplit(value) if isinstance(value, str) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a URL that begins with http:// or https://")
+    return value
+
+
 Port = Annotated[int | None, BeforeValidator(_port)]
 Count = Annotated[int, BeforeValidator(_whole)]
 Switch = Annotated[bool, BeforeValidator(_truth)]
 Text = Annotated[str, BeforeValidator(_text)]
+OwnDurationMs = Annotated[
+    int | None, BeforeValidator(lambda value: None if value is None else parse_duration_ms(value)), DurationMark()
+]
+"""Or None: as another setting says."""
+WebAddress = Annotated[str | None, BeforeValidator(_web_address)]
 AddressText = Annotated[str | None, BeforeValidator(_address_text)]
 
 
@@ -146,6 +161,29 @@ class Outcomes(_Section):
     sweep: DurationMs = Field(default=parse_duration_ms("30s"), description="how often old outcomes are looked for")
 
 
+class Dtm(_Section):
+    """Transactions of DTM's doors; what a transaction says itself comes first."""
+
+    timeout_to_fail: DurationMs = Field(
+        default=parse_duration_ms("35s"), description="a DTM transaction that is only prepared is given up after this"
+    )
+    retry_interval: OwnDurationMs = Field(
+        default=None, description="first pause between two attempts for a DTM transaction; as retry.min unless set"
+    )
+    request_timeout: DurationMs = Field(
+        default=parse_duration_ms("3s"), description="a branch with a URL that has not answered is called again"
+    )
+    connections_per_host: Count = Field(
+        default=128, description="connections to one service; more calls to it wait for one of them"
+    )
+    connections: Count = Field(default=10_000, description="open connections at DTM's HTTP port")
+    request_bytes: SizeBytes = Field(default=parse_size_bytes("8MiB"), description="largest request at that port")
+    alert_retry_limit: Count = Field(
+        default=3, description="the web hook is called when the pause has doubled so often"
+    )
+    alert_web_hook: WebAddress = Field(default=None, description="URL that is told of transactions that do not get on")
+
+
 class UndoLogs(_Section):
     """Old rows of the clients' undo_log tables, guard rows above all."""
 
@@ -203,6 +241,13 @@ class Config(_Section):
     )
     admin_host: Text | None = Field(default=None, description="address of the admin door; the same as host unless set")
     admin_port: Port = Field(default=7091, description="admin door: /health /metrics /api; 0: any free one; off: none")
+    dtm_http_port: Port = Field(
+        default=36789, description="DTM's HTTP port; 0: any free one; off: no such door. Taken, and not asked for: off"
+    )
+    dtm_grpc_port: Port = Field(
+        default=36790,
+        description="DTM's gRPC port (needs troth[grpc]); 0: any free one; off: none. Taken, and not asked for: off",
+    )
     store: Text = Field(
         default="sqlite:///troth.db",
         description="where transactions are kept: sqlite:///FILE, memory:// or postgresql://USER:PASSWORD@HOST/DATABASE",
@@ -215,6 +260,7 @@ class Config(_Section):
     answer: AnswerTimes = AnswerTimes()
     outcomes: Outcomes = Outcomes()
     undo_log: UndoLogs = UndoLogs()
+    dtm: Dtm = Dtm()
     limits: Limits = Limits()
     log: Log = Log()
 

@@ -46,15 +46,23 @@ class Metrics(Collector):
     """One coordinator's numbers, in a registry of its own."""
 
     def __init__(
-        self, engine: Engine, outcomes: Outcomes, requests: RequestStats, calls: CallStats, door: SeataDoor
+        self,
+        engine: Engine,
+        outcomes: Outcomes,
+        requests: RequestStats,
+        calls: CallStats,
+        door: SeataDoor,
+        *others: Collector,
     ) -> None:
+        """`others` are shown beside."""
         self._engine = engine
         self._outcomes = outcomes
         self._requests = requests
         self._calls = calls
         self._door = door
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
+        for collector in (self, *others):
+            self._registry.register(collector)
 
     def render(self) -> bytes:
         """The text format, UTF-8."""

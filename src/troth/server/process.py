@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from troth.server.addresses import join_address
 from troth.server.app import Coordinator, Ports, Ready, Standby, StartError
 from troth.server.logs import get_logger, log_to_stderr
 from troth.server.sources import Settings
@@ -123,6 +124,8 @@ def _announce(ready: Ready, as_json: bool) -> None:
     else:
         doors = [f"Seata port {ready.address}" if ready.address else "no Seata port"]
         doors.append(f"admin {ready.admin}" if ready.admin else "no admin door")
+        if ready.dtm_http_port is not None:
+            doors.append(f"DTM http {join_address(ready.host, ready.dtm_http_port)}")
         known = f" as {ready.advertise}" if ready.advertise != ready.address else ""
         line = f"troth coordinator ready: {', '.join(doors)}{known}, store {ready.store}"
         if ready.open_transactions:

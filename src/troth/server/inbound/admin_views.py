@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 import msgspec
 
-from troth.core.actions import standing
 from troth.core.events import LockWait
-from troth.core.model import Branch, Cause, Global, Outcome, Phase, PhaseOne
+from troth.core.listeners import standing
+from troth.core.model import Branch, Cause, EndedBranch, Global, LockMode, Outcome, Phase, PhaseOne
 from troth.server.inbound.seata_answers import status_of
 from troth.wire.seata.enums import BranchStatus, GlobalStatus
 
@@ -49,7 +49,11 @@ class WaitingView(msgspec.Struct):
 
 
 class TransactionView(msgspec.Struct):
-    """A global transaction. `outcome` is null until it has ended; then `branches` is empty."""
+    """A global transaction. `outcome` is null until it has ended.
+
+    `gid` is the name that its user chose, else the xid. `branches`: those that have not ended; of a transaction that
+    was begun with terms (a saga, a message) all of them, also when it has ended.
+    """
 
     xid: str
     gid: str
@@ -135,7 +139,7 @@ def view_open(tx: Global) -> TransactionView:
     ]
     return TransactionView(
         xid=tx.xid,
-        gid=tx.xid,
+        gid=_gid(tx),
         name=tx.name,
         application=tx.application,
         group=tx.group,
@@ -146,7 +150,7 @@ def view_open(tx: Global) -> TransactionView:
         end_time=None,
         timeout_ms=tx.timeout_ms,
         rollback_only=tx.rollback_only,
-        branches=[_view_branch(tx.phase, branch) for branch in tx.branches.values()],
+        branches=_view_branches(tx),
         waiting=waiting,
     )
 
@@ -156,7 +160,7 @@ def view_ended(outcome: Outcome) -> TransactionView:
     status = status_of(standing(outcome)).name
     return TransactionView(
         xid=outcome.xid,
-        gid=outcome.xid,
+        gid=_gid(outcome),
         name=outcome.name,
         application=outcome.application,
         group=outcome.group,
@@ -167,8 +171,42 @@ def view_ended(outcome: Outcome) -> TransactionView:
         end_time=outcome.end_ms,
         timeout_ms=outcome.timeout_ms,
         rollback_only=outcome.phase is Phase.ROLLED_BACK and outcome.cause is Cause.VOTE,
-        branches=[],
+        branches=[_view_left(outcome.phase, branch) for branch in outcome.branches],
         waiting=[],
+    )
+
+
+def _gid(tx: Global | Outcome) -> str:
+    """The name that its user chose, else the xid."""
+    return tx.xid if tx.terms is None else tx.terms.gid or tx.xid
+
+
+def _view_branches(tx: Global) -> list[BranchView]:
+    """Those that have not ended, and of a transaction with terms the others too; by seq."""
+    shown = [(branch.seq, _view_branch(tx.phase, branch)) for branch in tx.branches.values()]
+    shown += [(branch.seq, _view_left(tx.phase, branch)) for branch in tx.finished.values()]
+    return [view for _, view in sorted(shown, key=lambda pair: pair[0])]
+
+
+def _view_left(phase: Phase, branch: Branch | EndedBranch) -> BranchView:
+    """A branch about which nothing is to be done any more."""
+    status = _PHASE_ONE_NAMES[branch.phase_one]
+    if branch.ended:
+        commits = phase in (Phase.COMMITTING, Phase.COMMITTED)
+        status = BranchStatus.PhaseTwo_Committed if commits else BranchStatus.PhaseTwo_Rollbacked
+    return BranchView(
+        branch_id=str(branch.branch_id),
+        branch_type=branch.branch_type.name,
+        resource_id=branch.resource_id,
+        status=status.name,
+        lock_keys="",
+        lock_mode=LockMode.EXCLUSIVE.value,
+        attempts=branch.attempts,
+        next_due=None,
+        last_error=branch.last_error,
+        last_attempt=None,
+        last_worker=None,
+        client_id="",
     )
 
 

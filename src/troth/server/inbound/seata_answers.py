@@ -47,6 +47,9 @@ STATUS: MappingProxyType[_Key, GlobalStatus] = MappingProxyType(
         (Phase.COMMITTING, False, _RETRYING): GlobalStatus.CommitRetrying,
         (Phase.COMMITTING, False, _FROZEN): GlobalStatus.CommitFailed,
         (Phase.COMMITTED, False, _NONE): GlobalStatus.Committed,
+        (Phase.FORWARD, False, _NONE): GlobalStatus.Committing,
+        (Phase.FORWARD, False, _RETRYING): GlobalStatus.CommitRetrying,
+        (Phase.FORWARD, False, _FROZEN): GlobalStatus.CommitFailed,
         (Phase.ROLLING_BACK, False, _NONE): GlobalStatus.Rollbacking,
         (Phase.ROLLING_BACK, False, _RETRYING): GlobalStatus.RollbackRetrying,
         (Phase.ROLLING_BACK, False, _FROZEN): GlobalStatus.RollbackFailed,
@@ -78,23 +81,23 @@ def status_of(standing: Standing, commit_asked: bool = False) -> GlobalStatus:
     return STATUS[phase, by_timeout, trouble if phase in _TROUBLED else _NONE]
 
 
-_TROUBLED = frozenset({Phase.COMMITTING, Phase.ROLLING_BACK})
+_TROUBLED = frozenset({Phase.FORWARD, Phase.COMMITTING, Phase.ROLLING_BACK})
 
 
 # ---- what a failure says ----
 
 
-def _thrown(text: str) -> str:
+def thrown(text: str) -> str:
     """As a Java server words it: clients and people search for it."""
     return f"TransactionException[{text}]"
 
 
 def not_found_text(xid: str) -> str:
     """What is said of an xid that nobody knows."""
-    return _thrown(f"Could not found global transaction xid = {xid[:200]}, may be has finished.")
+    return thrown(f"Could not found global transaction xid = {xid[:200]}, may be has finished.")
 
 
-def _failure(result: Result) -> tuple[str, TransactionExceptionCode]:
+def failure(result: Result) -> tuple[str, TransactionExceptionCode]:
     """Text and code of a result that is no success."""
     match result:
         case Unknown():
@@ -102,10 +105,10 @@ def _failure(result: Result) -> tuple[str, TransactionExceptionCode]:
         case NotActive():
             status = status_of(result.standing)
             text = f"Global transaction xid = {result.standing.xid} takes no branches any more, status = {status.name}"
-            return _thrown(text), TransactionExceptionCode.GlobalTransactionNotActive
+            return thrown(text), TransactionExceptionCode.GlobalTransactionNotActive
         case NoBranch():
             text = f"Could not found branch xid = {result.xid} branchId = {result.branch_id}"
-            return _thrown(text), TransactionExceptionCode.BranchTransactionNotExist
+            return thrown(text), TransactionExceptionCode.BranchTransactionNotExist
         case Conflict():
             return _conflict_text(result), _conflict_code(result)
         case _:
@@ -115,7 +118,7 @@ def _failure(result: Result) -> tuple[str, TransactionExceptionCode]:
 def _conflict_text(conflict: Conflict) -> str:
     key = conflict.key
     return (
-        _thrown(f"Global lock acquire failed xid = {conflict.xid} branchId = {conflict.branch_id}")
+        thrown(f"Global lock acquire failed xid = {conflict.xid} branchId = {conflict.branch_id}")
         + f" row {key.table[:200]}:{key.pk[:200]} is held by xid = {conflict.holder} for {conflict.held_ms} ms"
         + _cycle_text(conflict.cycle)
     )
@@ -152,7 +155,7 @@ def begin_refusal(reason: str) -> GlobalBeginResponse:
     """No transaction was opened."""
     return GlobalBeginResponse(
         result_code=ResultCode.Failed,
-        msg=_thrown(reason),
+        msg=thrown(reason),
         transaction_exception_code=TransactionExceptionCode.BeginFailed,
     )
 
@@ -202,7 +205,7 @@ def register_answer(result: Result) -> Message:
     """To BranchRegister."""
     if isinstance(result, Registered):
         return BranchRegisterResponse(branch_id=result.branch_id)
-    text, code = _failure(result)
+    text, code = failure(result)
     return BranchRegisterResponse(result_code=ResultCode.Failed, msg=text, transaction_exception_code=code)
 
 
@@ -210,14 +213,14 @@ def register_refusal(
     reason: str, code: TransactionExceptionCode = TransactionExceptionCode.BranchRegisterFailed
 ) -> BranchRegisterResponse:
     """The registration was refused at the door."""
-    return BranchRegisterResponse(result_code=ResultCode.Failed, msg=_thrown(reason), transaction_exception_code=code)
+    return BranchRegisterResponse(result_code=ResultCode.Failed, msg=thrown(reason), transaction_exception_code=code)
 
 
 def lock_wait_answer(result: Result) -> Message:
     """To LockWait."""
     if isinstance(result, RowsReserved):
         return LockWaitResponse(keep_ms=result.keep_ms)
-    text, code = _failure(result)
+    text, code = failure(result)
     return LockWaitResponse(result_code=ResultCode.Failed, msg=text, transaction_exception_code=code)
 
 
@@ -225,7 +228,7 @@ def lock_wait_refusal(reason: str) -> LockWaitResponse:
     """The wait was refused at the door."""
     return LockWaitResponse(
         result_code=ResultCode.Failed,
-        msg=_thrown(reason),
+        msg=thrown(reason),
         transaction_exception_code=TransactionExceptionCode.LockableCheckFailed,
     )
 
@@ -234,7 +237,7 @@ def branch_report_answer(result: Result) -> Message:
     """To BranchReport."""
     if isinstance(result, Reported):
         return BranchReportResponse()
-    text, code = _failure(result)
+    text, code = failure(result)
     return BranchReportResponse(result_code=ResultCode.Failed, msg=text, transaction_exception_code=code)
 
 
@@ -242,7 +245,7 @@ def branch_report_refusal(reason: str) -> BranchReportResponse:
     """The report was refused at the door."""
     return BranchReportResponse(
         result_code=ResultCode.Failed,
-        msg=_thrown(reason),
+        msg=thrown(reason),
         transaction_exception_code=TransactionExceptionCode.BranchReportFailed,
     )
 
@@ -257,6 +260,6 @@ def lock_query_refusal(reason: str) -> GlobalLockQueryResponse:
     """The query was refused at the door."""
     return GlobalLockQueryResponse(
         result_code=ResultCode.Failed,
-        msg=_thrown(reason),
+        msg=thrown(reason),
         transaction_exception_code=TransactionExceptionCode.LockableCheckFailed,
     )

@@ -26,10 +26,11 @@ from troth.core.events import (
     Vote,
 )
 from troth.core.model import BranchType, LockMode, PhaseOne
-from troth.core.modes import MODES
+from troth.core.modes import MODES, SEATA_MODES
 from troth.core.rowkeys import LockTextError, parse_lock_text
 from troth.server.config import Config
 from troth.server.inbound import seata_answers as answers
+from troth.server.inbound.seata_sagas import SagaRequests
 from troth.server.sessions import Channel, Sessions
 from troth.server.waiters import AnyReply, BatchReply, ChildReply, MergedReply, Responder
 from troth.wire.seata.enums import BranchStatus, GlobalStatus, TransactionExceptionCode
@@ -52,13 +53,18 @@ from troth.wire.seata.messages import (
     RegisterTMResponse,
 )
 from troth.wire.seata.private import announces_inquiries
+from troth.wire.seata.saga import SAGA_REQUESTS
+from troth.wire.seata.saga import agreed as agreed_on_sagas
+from troth.wire.seata.saga import announces as announces_sagas
 
 SPOKEN_VERSION = "2.3.0"
 """What we answer to registrations: clients pick the frame version and features by it (PROTOCOL §4)."""
 LONGEST_XID = 128
 """Characters; our own are at most 64, so a longer one is nobody's."""
 
-_MODE_OF_TYPE: Mapping[int, BranchType] = MappingProxyType({mode.value: mode for mode in MODES})
+_MODE_OF_TYPE: Mapping[int, BranchType] = MappingProxyType({mode.value: mode for mode in SEATA_MODES})
+_MODES: Mapping[int, BranchType] = MappingProxyType({**_MODE_OF_TYPE, BranchType.SAGA.value: BranchType.SAGA})
+"""A compensation is registered by our own clients only: to Seata's, such a branch means something else."""
 _PHASE_ONE: Mapping[BranchStatus, PhaseOne] = MappingProxyType(
     {BranchStatus.PhaseOne_Done: PhaseOne.DONE, BranchStatus.PhaseOne_Failed: PhaseOne.FAILED}
 )
@@ -108,6 +114,14 @@ class Requests:
         self._submit = submit
         self._next_id = next_id
         self._overloaded = overloaded
+        self._sagas = SagaRequests(
+            config.limits,
+            config.timeout,
+            submit=submit,
+            next_id=next_id,
+            new_xid=self._new_xid,
+            obstacle=self._begin_obstacle,
+        )
 
     def handle(self, channel: Channel, message: Message, reply: AnyReply) -> None:
         """Take one request. Raises Refused."""
@@ -145,7 +159,10 @@ class Requests:
         new = self._sessions.add_resources(channel, resources)
         if announces(message.extra_data):
             channel.waits_cold = True
-        reply.send(RegisterRMResponse(version=agreed(SPOKEN_VERSION) if channel.waits_cold else SPOKEN_VERSION))
+        if announces_sagas(message.extra_data):
+            channel.keeps_sagas = True
+        version = agreed_on_sagas(SPOKEN_VERSION) if channel.keeps_sagas else SPOKEN_VERSION
+        reply.send(RegisterRMResponse(version=agreed(version) if channel.waits_cold else version))
         for resource in new:
             self._submit(Served(resource))
 
@@ -159,9 +176,12 @@ class Requests:
             reply.send(answers.begin_refusal(reason))
             return
         reply.translate = answers.begin_answer
-        xid = f"{self.address}:{self._next_id()}"
+        xid = self._new_xid()
         timeout_ms = message.timeout_ms or self._timeout.default
         self._submit(Begin(xid, name, channel.application, channel.group, timeout_ms, reply))
+
+    def _new_xid(self) -> str:
+        return f"{self.address}:{self._next_id()}"
 
     def _begin_obstacle(self, timeout_ms: int, name: str) -> str | None:
         if timeout_ms < 0:
@@ -221,12 +241,12 @@ class Requests:
         if xid is None or len(xid) > LONGEST_XID:
             reply.answer(Unknown(xid or ""))
             return
-        refusal = self._branch_obstacle(message)
+        refusal = self._branch_obstacle(channel, message)
         if refusal is not None or resource_id is None:
             reply.send(refusal or answers.register_refusal("the branch names no resource"))
             return
         data = message.application_data
-        mode = _MODE_OF_TYPE[message.branch_type]
+        mode = _MODES[message.branch_type]
         text = message.lock_key or "" if MODES[mode].locks_rows else ""
         try:
             keys = parse_lock_text(resource_id, text)
@@ -278,8 +298,8 @@ class Requests:
             self.stats.lock_conflicts += 1
         return answers.lock_wait_answer(result)
 
-    def _branch_obstacle(self, message: BranchRegisterRequest) -> Message | None:
-        if message.branch_type not in _MODE_OF_TYPE:
+    def _branch_obstacle(self, channel: Channel, message: BranchRegisterRequest) -> Message | None:
+        if message.branch_type not in (_MODES if channel.keeps_sagas else _MODE_OF_TYPE):
             return answers.register_refusal(f"branch type {message.branch_type.name} is not supported by this version")
         resource_id, data = message.resource_id, message.application_data
         if resource_id is not None and _longer_than(resource_id, self._limits.name_bytes):
@@ -308,7 +328,13 @@ class Requests:
             reply.send(answers.branch_report_refusal(f"applicationData is over the limit of {limit} bytes"))
         else:
             phase_one = _PHASE_ONE.get(message.status)
-            self._submit(Report(xid, message.branch_id, phase_one, data, reply))
+            read_only = message.status is BranchStatus.PhaseOne_RDONLY
+            self._submit(Report(xid, message.branch_id, phase_one, data, reply, read_only))
+
+    def _saga(self, channel: Channel, message: Message, reply: AnyReply) -> None:
+        if not channel.keeps_sagas:
+            raise Refused(f"{type(message).__name__} was not negotiated")
+        self._sagas.handle(channel, message, reply)
 
     def _query_locks(self, channel: Channel, message: GlobalLockQueryRequest, reply: AnyReply) -> None:
         reply.translate = answers.lock_query_answer
@@ -350,6 +376,7 @@ HANDLERS: Mapping[type[Message], Callable[..., None]] = MappingProxyType(
         LockWaitRequest: Requests._wait_for_rows,
         BranchReportRequest: Requests._report_branch,
         GlobalLockQueryRequest: Requests._query_locks,
+        **dict.fromkeys(SAGA_REQUESTS, Requests._saga),
     }
 )
 REGISTRATIONS = frozenset({RegisterTMRequest, RegisterRMRequest})

@@ -12,8 +12,10 @@ from troth.core.effects import Call
 from troth.core.events import Answered, CallResult
 from troth.core.model import Verb
 from troth.server.sessions import Sessions
-from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode
+from troth.wire.seata.enums import BranchStatus, ResultCode
+from troth.wire.seata.enums import BranchType as SeataBranchType
 from troth.wire.seata.messages import BranchCommitRequest, BranchEndRequest, BranchEndResponse, BranchRollbackRequest
+from troth.wire.seata.saga import RunAskRequest
 
 LONGEST_DETAIL = 2048
 """Characters of an answer's text that are kept with the branch (design/coordinator §9)."""
@@ -27,18 +29,26 @@ RESULTS: Mapping[BranchStatus, CallResult] = MappingProxyType(
         BranchStatus.PhaseTwo_Rollbacked: CallResult.DONE,
         BranchStatus.PhaseTwo_CommitFailed_Unretryable: CallResult.REFUSED,
         BranchStatus.PhaseTwo_RollbackFailed_Unretryable: CallResult.REFUSED,
+        BranchStatus.PhaseOne_Done: CallResult.ONGOING,
     }
 )
 """Everything else is asked again."""
-_BRANCH_TYPES = tuple(BranchType)
+_BRANCH_TYPES = tuple(SeataBranchType)
 """By ordinal."""
 _DONE = MappingProxyType(
-    {Verb.COMMIT: BranchStatus.PhaseTwo_Committed, Verb.ROLLBACK: BranchStatus.PhaseTwo_Rollbacked}
+    {
+        Verb.COMMIT: BranchStatus.PhaseTwo_Committed,
+        Verb.ROLLBACK: BranchStatus.PhaseTwo_Rollbacked,
+        Verb.ASK: BranchStatus.PhaseTwo_Committed,
+    }
 )
 
 
 def request_for(call: Call) -> BranchEndRequest:
     """The message that asks a branch to do `call`."""
+    if call.verb is Verb.ASK:
+        kind = SeataBranchType.SAGA  # what Seata calls nearest to it
+        return RunAskRequest(call.xid, call.branch_id, kind, call.resource_id, call.application_data, call.attempt)
     return REQUESTS[call.verb](
         call.xid, call.branch_id, _BRANCH_TYPES[call.branch_type], call.resource_id, call.application_data
     )
@@ -52,6 +62,8 @@ def answered(call: Call, response: BranchEndResponse, worker: str) -> Answered:
     """
     status = response.branch_status
     result = RESULTS.get(status, CallResult.RETRY)
+    if result is CallResult.ONGOING and call.verb is not Verb.ASK:
+        result = CallResult.RETRY
     believed = response.result_code is ResultCode.Success and status is _DONE[call.verb]
     if result is CallResult.DONE and not believed:
         result = CallResult.RETRY

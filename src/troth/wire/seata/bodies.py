@@ -13,6 +13,7 @@ from troth.wire.seata.fields import pack_short, unpack_int, unpack_short
 from troth.wire.seata.layouts import SINGLES, Layout, Reader
 from troth.wire.seata.lock_wait import LOCK_LAYOUTS
 from troth.wire.seata.private import PRIVATE_LAYOUTS
+from troth.wire.seata.saga import SAGA_LAYOUTS
 
 TYPE_CODE_BYTES: Final = 2
 
@@ -206,7 +207,7 @@ _ROWS = (
 
 LAYOUTS: Final = MappingProxyType({int(row.message.TYPE_CODE): row for row in _ROWS})
 ALL_LAYOUTS: Final = MappingProxyType(
-    {**LAYOUTS, **{int(row.message.TYPE_CODE): row for row in (*PRIVATE_LAYOUTS, *LOCK_LAYOUTS)}}
+    {**LAYOUTS, **{int(row.message.TYPE_CODE): row for row in (*PRIVATE_LAYOUTS, *LOCK_LAYOUTS, *SAGA_LAYOUTS)}}
 )
 """Also those that are ours alone."""
 # By position, since finding a row is part of reading every message; the gaps refuse.
