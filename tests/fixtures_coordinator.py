@@ -51,7 +51,9 @@ class CoordinatorProcess:
     def command(self) -> list[str]:
         port, admin_port = self.ready.get("port", 0), self.ready.get("admin_port", 0)
         command = [sys.executable, "-m", "troth", "serve", "--ready-json", "--store", self.store]
-        command += ["--port", str(port), "--admin-port", str(admin_port), *self.args]
+        command += ["--port", str(port), "--admin-port", str(admin_port)]
+        command += ["--dtm-http-port", str(self.ready.get("dtm_http_port", 0))]
+        command += ["--dtm-grpc-port", "off", *self.args]  # loading gRPC takes time; a later option wins
         for setting in (*FAST, *self.settings):
             command += ["--set", setting]
         return command

@@ -14,12 +14,12 @@ Outside of a global transaction the connection behaves as the driver's own. The 
 | `sqlite:///relative`, `sqlite:////absolute` | sqlite3 | aiosqlite |
 | `postgresql://user:password@host:port/database` | psycopg 3 | psycopg 3 |
 | `postgresql+asyncpg://…` | | asyncpg |
-| `mysql://user:password@host:port/database`, `mariadb://…` | PyMySQL | |
+| `mysql://user:password@host:port/database`, `mariadb://…` | PyMySQL | asyncmy |
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -29,8 +29,20 @@ from troth.client.drivers.dbapi import Connection
 from troth.client.errors import NotSupported
 from troth.client.flow import ResourceClient
 from troth.client.sql.additive import Floor
+from troth.client.sql.dialects.base_guard import ForeignWrite
 
-__all__ = ["Connection", "check", "connect", "connect_async", "init"]
+__all__ = [
+    "Connection",
+    "ForeignWrite",
+    "check",
+    "connect",
+    "connect_async",
+    "foreign_writes",
+    "guard",
+    "guarded",
+    "init",
+    "unguard",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,8 @@ _DRIVERS: Mapping[str, _Driver] = MappingProxyType(
         "sqlite": _Driver("dbapi", "aiosqlite", "sqlite"),
         **dict.fromkeys(("postgresql", "postgres"), _Driver("psycopg", "psycopg_async", "psycopg")),
         "postgresql+asyncpg": _Driver(None, "asyncpg", "psycopg"),
-        **dict.fromkeys(("mysql", "mariadb"), _Driver("pymysql", None, "pymysql")),
+        **dict.fromkeys(("mysql", "mariadb"), _Driver("pymysql", "asyncmy", "pymysql")),
+        **dict.fromkeys(("mysql+asyncmy", "mariadb+asyncmy"), _Driver(None, "asyncmy", "pymysql")),
     }
 )
 
@@ -138,3 +151,37 @@ def check(url: str) -> list[str]:
     """
     problems: list[str] = _module(_driver(url).table).check(url)
     return problems
+
+
+def guard(url: str, table: str, *, trust: Sequence[str] = ()) -> None:
+    """Have the database record at once what is written to `table` past AT (docs/operations/dirty-writes.md).
+
+    Harmless when repeated. Needs the undo table, and the right to make triggers on the table (on PostgreSQL its owner's).
+
+    Args:
+        url: which database, as for `connect`.
+        table: as lock keys call it: on PostgreSQL with its schema, unless that is `public`.
+        trust: database users whose writes are not recorded: services of Java on MariaDB and MySQL, say.
+
+    Raises:
+        NotSupported: AT does not write to that table, or the database has no users to trust.
+        The driver's errors.
+    """
+    _module("guarding").guard(url, table, trust)
+
+
+def unguard(url: str, table: str) -> None:
+    """End what `guard` began; what is recorded stays. Raises the driver's errors."""
+    _module("guarding").unguard(url, table)
+
+
+def guarded(url: str) -> list[str]:
+    """The tables that are guarded. Raises the driver's errors."""
+    tables: list[str] = _module("guarding").guarded(url)
+    return tables
+
+
+def foreign_writes(url: str, *, limit: int = 100) -> list[ForeignWrite]:
+    """The newest rows that were written past AT to guarded tables, newest first. Raises the driver's errors."""
+    found: list[ForeignWrite] = _module("guarding").foreign_writes(url, limit)
+    return found

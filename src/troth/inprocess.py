@@ -72,6 +72,7 @@ class Embedded:
         ours = {key: value for key, value in options.items() if key.replace("__", ".") in keys or "__" in key}
         self._client_options = {key: value for key, value in options.items() if key not in ours}
         self._flags: dict[str, object] = {"store": store, "port": "0", "admin_port": "off", "log.level": "warning"}
+        self._flags["dtm_http_port"] = self._flags["dtm_grpc_port"] = "off"
         self._flags |= {key.replace("__", "."): _as_text(value) for key, value in ours.items()}
         self._application = application
         self._group = group

@@ -41,7 +41,7 @@ _ASYNCIO: Mapping[str, str] = MappingProxyType(
 )
 
 
-def _module(url: str, drivers: Mapping[str, str], other: str) -> Any:
+def _module(url: str, drivers: Mapping[str, str], other: str, lock_rows: bool) -> Any:
     scheme, separator, _ = url.partition("://")
     if not separator:
         raise ValueError(f"{url!r} is not a database URL: write postgresql://host/database or mysql://host/database")
@@ -49,24 +49,31 @@ def _module(url: str, drivers: Mapping[str, str], other: str) -> Any:
         raise NotSupported(
             f"XA has no such driver for {scheme!r}.", f"It has {', '.join(drivers)} here; see {other}()."
         )
-    return import_module(f"troth.client.drivers.{drivers[scheme]}")
+    name = drivers[scheme]
+    if lock_rows:
+        name = "xa_pymysql_rows" if name == "xa_pymysql" else "xa_row_locks"
+    return import_module(f"troth.client.drivers.{name}")
 
 
-def connect(url: str, *, client: ResourceClient | None = None, **driver_options: Any) -> Any:
+def connect(url: str, *, client: ResourceClient | None = None, lock_rows: bool = False, **driver_options: Any) -> Any:
     """The driver's connection under XA, as the driver's own `connect` gives it.
 
     Args:
         url: which database, as SQLAlchemy spells it (see above).
         client: the client to use; None means the process's default one (`troth.init`).
+        lock_rows: branches take AT's row locks, too, so that AT and XA may work on the same tables. Then only
+            statements that AT understands are taken, and the database needs AT's undo table (docs/modes/xa.md).
         **driver_options: as `psycopg.connect`, `pymysql.connect` take them.
 
     Raises:
         NotSupported: a database or server that XA cannot work on; the text has the fix.
         ImportError: the driver is not installed; the text says how to install it.
     """
-    return _module(url, _SYNC, "connect_async").connect(url, client, **driver_options)
+    return _module(url, _SYNC, "connect_async", lock_rows).connect(url, client, **driver_options)
 
 
-async def connect_async(url: str, *, client: ResourceClient | None = None, **driver_options: Any) -> Any:
+async def connect_async(
+    url: str, *, client: ResourceClient | None = None, lock_rows: bool = False, **driver_options: Any
+) -> Any:
     """`connect` for coroutines: the asyncio driver's connection under XA. Close it when done. Raises as `connect`."""
-    return await _module(url, _ASYNCIO, "connect").connect_async(url, client, **driver_options)
+    return await _module(url, _ASYNCIO, "connect", lock_rows).connect_async(url, client, **driver_options)

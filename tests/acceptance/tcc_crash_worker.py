@@ -31,8 +31,8 @@ def main() -> None:
                 "UPDATE account SET balance = balance + ?, frozen = frozen - ?", (ctx["amount"], ctx["amount"])
             )
 
+    freeze = Freeze()  # before there is a client: it is served from `init` on, also by who tries nothing
     troth.init(coordinator=chosen.coordinator, application="tcc-bank", reconnect_min_s=0.05, reconnect_max_s=0.2)
-    freeze = Freeze()
     if chosen.end == "serve":
         sys.stdin.read()  # until the test closes it
     elif chosen.end == "commit":

@@ -60,10 +60,10 @@ def wait_until(what: str, condition: Callable[[], bool], patience_s: float = PAT
     ("fail_at", "outcome", "rows"),
     [
         ("none", "Committed", BOUGHT),
-        ("stock", "Rollbacked", AT_START),
+        pytest.param("stock", "Rollbacked", AT_START, marks=pytest.mark.soak),
         ("order", "Rollbacked", AT_START),
-        ("account", "Rollbacked", AT_START),
-        ("after-all", "Rollbacked", AT_START),
+        pytest.param("account", "Rollbacked", AT_START, marks=pytest.mark.soak),
+        pytest.param("after-all", "Rollbacked", AT_START, marks=pytest.mark.soak),
         ("timeout", "TimeoutRollbacked", AT_START),
     ],
 )

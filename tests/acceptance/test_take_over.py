@@ -10,7 +10,9 @@ import random
 import signal
 import subprocess
 import threading
+import urllib.error
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ import pytest
 
 from fixtures_coordinator import CoordinatorProcess, WireClient, until
 from fixtures_relay import Relay
+from fixtures_restarts import DatabaseServer
 from troth.demo.servers.plan import Kind
 from troth.demo.servers.private import PrivateServer, start
 from troth.wire.seata import messages as m
@@ -364,25 +367,64 @@ def test_leaders_are_killed_over_and_over(cell: Cell, seed: int) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "crashed"])
+def test_the_leader_loses_its_connections(tmp_path: Path, seed: int, how: signal.Signals) -> None:
+    """One process of PostgreSQL that crashes takes the others with it, and the server recovers by itself."""
+    with a_private_cell(tmp_path) as (cell, server):
+        loads = run_through(cell, seed, lambda: end_backends(cell, server.server, how))
+        check_answers(cell, loads)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
-def test_the_database_restarts_under_the_leader(tmp_path: Path, seed: int, how: signal.Signals) -> None:
-    (server,) = start(Kind.POSTGRES)
-    cell = Cell(tmp_path, server.create_database("restarted"))
+@pytest.mark.parametrize("past_the_lease", [False, True], ids=["at-once", "past-the-lease"])
+def test_the_database_is_stopped_and_started_under_the_leader(
+    tmp_path: Path, seed: int, how: signal.Signals, past_the_lease: bool
+) -> None:
+    with a_private_cell(tmp_path) as (cell, server):
+
+        def strike() -> None:
+            server.crash(how)
+            if past_the_lease:
+                until(lambda: not any_leads(cell), TURN_WITHIN_S, "the leader has stepped down")
+            server.start()
+            until(lambda: any_leads(cell), TURN_WITHIN_S, "one leads again")
+
+        loads = run_through(cell, seed, strike)
+        check_answers(cell, loads)
+        assert cell.epoch() >= (2 if past_the_lease else 1)
+
+
+@contextmanager
+def a_private_cell(directory: Path) -> Iterator[tuple[Cell, DatabaseServer]]:
+    """Two candidates on a server of their own, which may be ended."""
+    (private,) = start(Kind.POSTGRES)
+    server = DatabaseServer(private)
+    cell = Cell(directory, private.create_database("restarted"))
     try:
         cell.start()
-        loads = run_through(cell, seed, lambda: restart(cell, server, how))
-        check_answers(cell, loads)
+        yield cell, server
     finally:
         cell.close()
-        server.stop()
+        server.close()
 
 
-def restart(cell: Cell, server: PrivateServer, how: signal.Signals) -> None:
-    """All server processes lose their work at once; PostgreSQL recovers by itself from a crash of one of them."""
+def any_leads(cell: Cell) -> bool:
+    return any(leads(one) for one in cell.candidates)
+
+
+def leads(candidate: Candidate) -> bool:
+    try:
+        return candidate.get("/health")[0] == 200
+    except (urllib.error.URLError, ConnectionError):
+        return False  # it closes its doors when it steps down, and opens the admin port again as a standby
+
+
+def end_backends(cell: Cell, server: PrivateServer, how: signal.Signals) -> None:
     with psycopg.connect(server.url, autocommit=True) as connection:
         backends = connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE application_name = 'troth coordinator'"
         ).fetchall()
-    for (pid,) in backends[:1] if how is signal.SIGQUIT else backends:
-        os.kill(pid, signal.SIGKILL if how is signal.SIGQUIT else signal.SIGTERM)
-    until(lambda: any(one.get("/health")[0] == 200 for one in cell.candidates), 60)
+    for (pid,) in backends[:1] if how is signal.SIGKILL else backends:
+        os.kill(pid, how)
+    until(lambda: any_leads(cell), TURN_WITHIN_S, "one leads")

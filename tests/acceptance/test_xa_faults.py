@@ -116,6 +116,38 @@ def test_the_process_dies_before_or_after_the_prepare(
         until(lambda: prepared(url) == 0)
 
 
+def test_an_owner_who_commits_without_the_vote_is_told_of_a_rollback(
+    url: str, coordinator: CoordinatorProcess, shop: troth.Client
+) -> None:
+    """The process dies between register and prepare; who called it swallows that and commits the rest."""
+    with closing(troth.xa.connect(url, client=shop)):
+        with pytest.raises(troth.TransactionRolledBack), troth.transaction(name="purchase", client=shop) as tx:  # noqa: PT012
+            crash = ["-m", "troth.testing.crash", "rm.register.answered", "--", "python", "-c", DYING]
+            command = [sys.executable, *crash, coordinator.address, url, tx.xid, "prepared"]
+            died = subprocess.run(command, check=False, capture_output=True)
+            assert died.returncode == -signal.SIGKILL, died.stderr
+            (branch,) = coordinator.transaction(tx.xid)["branches"]
+            assert (branch["branch_type"], branch["status"]) == ("XA", "Registered")
+        until(lambda: coordinator.transaction(tx.xid)["status"] == "Rollbacked", what="nothing is frozen")
+        assert prepared(url) == 0
+        look(url, UPDATE)  # no lock is left
+        assert count(url) == 8
+
+
+def test_what_has_only_read_or_was_rolled_back_has_no_phase_two(
+    url: str, coordinator: CoordinatorProcess, shop: troth.Client
+) -> None:
+    with closing(troth.xa.connect(url, client=shop)) as conn:
+        with troth.transaction(name="look", client=shop) as tx:
+            conn.cursor().execute("SELECT count FROM stock")
+            conn.commit()
+            conn.cursor().execute(UPDATE)
+            conn.rollback()
+            assert coordinator.transaction(tx.xid)["branches"] == []
+        assert coordinator.transaction(tx.xid)["status"] == "Committed"
+    assert count(url) == 10
+
+
 def test_the_connection_is_cut(url: str, shop: troth.Client, closes: list[Any]) -> None:
     conn = troth.xa.connect(url, client=shop)
     closes.append(conn)

@@ -88,6 +88,19 @@ class TestRegistration:
         coordinator.may_answer.set()
         assert [message.resource_ids for message in coordinator.wait_for(RegisterRMRequest, 2)] == ["a", "b"]
 
+    def test_what_waits_for_the_registration_goes_after_such_a_resource(self, coordinator: Any, client: Client) -> None:
+        coordinator.may_answer.clear()
+        client.register_resource("a", BranchType.AT, NoHandler())
+        coordinator.wait_for(RegisterRMRequest)
+        client.register_resource("b", BranchType.AT, NoHandler())
+        asker = threading.Thread(target=client.tell, args=(REGISTER,))
+        asker.start()
+        until(lambda: client._link._rm._unsent)  # type: ignore[union-attr]
+        coordinator.may_answer.set()
+        asker.join(10)
+        told = [type(one) for one in coordinator.received if isinstance(one, RegisterRMRequest | type(REGISTER))]
+        assert told == [RegisterRMRequest, RegisterRMRequest, type(REGISTER)]
+
     def test_a_branch_is_told_after_its_resource(self, coordinator: Any, client: Client) -> None:
         client.register_resource("db", BranchType.AT, NoHandler())
         client.tell(REGISTER)

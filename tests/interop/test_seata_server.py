@@ -136,6 +136,22 @@ def test_a_row_of_another_transaction_is_refused_until_that_has_ended(shop: tupl
     assert one.balances() == [89, 100]
 
 
+def test_a_unique_value_is_not_locked_there_however_long_its_name(shop: tuple[Bank, Bank]) -> None:
+    """A Seata server keeps 32 characters of a table's name; `table#unique key` would not fit, and it knows no such."""
+    one, _ = shop
+    key = "one_mail_address_for_each_account_of_the_bank"
+    one.run(
+        f"CREATE TABLE customer (id INTEGER PRIMARY KEY, mail VARCHAR(99) NOT NULL, CONSTRAINT {key} UNIQUE (mail))"
+    )
+    one.run("INSERT INTO customer VALUES (1, 'ann@home')")
+    with troth.transaction(name="moves"), closing(troth.at.connect(one.url)) as db:
+        db.cursor().execute("UPDATE customer SET mail = 'ann@work' WHERE id = 1")
+        db.cursor().execute("INSERT INTO customer VALUES (2, 'bob@home')")
+        db.commit()
+    assert one.read("SELECT mail FROM customer ORDER BY id") == ["ann@work", "bob@home"]
+    until(lambda: one.undo_logs() == 0)
+
+
 @pytest.mark.parametrize("late", [GlobalStatus.TimeoutRollbacking, GlobalStatus.Finished])
 def test_a_timeout_rolls_back_and_a_late_commit_is_not_taken_for_success(
     shop: tuple[Bank, Bank], late: GlobalStatus

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from troth import at
+from troth.cli.tables import table
 from troth.client.drivers.checking import DIALECTS, Verdict, check_on_database, check_text
 
 app = typer.Typer(no_args_is_help=True, help="Prepare a database for AT, and see whether it is prepared.")
@@ -73,6 +74,49 @@ def check(
     if url is None or db is not None or dialect is not None or as_json:
         raise typer.BadParameter("give the URL of a database, or --sql FILE with --db URL or --dialect NAME")
     _check_undo_table(url)
+
+
+@app.command()
+def guard(
+    url: str = _URL,
+    tables: Annotated[
+        list[str] | None, typer.Argument(metavar="[TABLE]…", help="Which tables; none: show what is guarded.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="End the guard of the tables; records stay.")] = False,
+    trust: Annotated[
+        list[str] | None, typer.Option(metavar="USER", help="Do not record what this database user writes.")
+    ] = None,
+    listing: Annotated[bool, typer.Option("--list", help="Show the newest foreign writes, newest first.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="With --list: how many.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: one object a line.")] = False,
+) -> None:
+    """Have the database record at once what is written to tables past AT, by triggers; show it, or end it.
+
+    Writes by AT and under global_lock() are not recorded, nor on PostgreSQL those of Seata's Java clients.
+    """
+    if (listing and (tables or remove)) or (remove and not tables) or (trust and (remove or not tables)):
+        raise typer.BadParameter("give tables (with --remove or --trust), or --list, or neither")
+    try:
+        if listing:
+            _show_writes(at.foreign_writes(url, limit=limit), as_json=as_json)
+            return
+        for name in tables or ():
+            if remove:
+                at.unguard(url, name)
+            else:
+                at.guard(url, name, trust=trust or ())
+        typer.echo(f"{_shown(url)}: guarded: {', '.join(at.guarded(url)) or 'no table'}")
+    except Exception as error:  # every driver has errors of its own; all are said in one line
+        raise _failed(url, error) from error
+
+
+def _show_writes(writes: Iterable[at.ForeignWrite], *, as_json: bool) -> None:
+    if as_json:
+        for write in writes:
+            typer.echo(json.dumps(asdict(write), ensure_ascii=False))
+        return
+    rows = [(write.noticed_at, write.operation, write.row, write.by or "-", write.origin or "-") for write in writes]
+    typer.echo(table(("NOTICED", "OPERATION", "ROW", "BY", "FROM"), rows) if rows else "no foreign write")
 
 
 def _check_undo_table(url: str) -> None:

@@ -17,6 +17,8 @@ def config(
     port: options.Port = None,
     admin_host: options.AdminHost = None,
     admin_port: options.AdminPort = None,
+    dtm_http_port: options.DtmHttpPort = None,
+    dtm_grpc_port: options.DtmGrpcPort = None,
     store: options.StoreUrl = None,
     allow_anonymous: options.AllowAnonymous = False,
     config_file: options.ConfigFile = None,
@@ -36,6 +38,8 @@ def config(
         "port": port,
         "admin_host": admin_host,
         "admin_port": admin_port,
+        "dtm_http_port": dtm_http_port,
+        "dtm_grpc_port": dtm_grpc_port,
         "store": store,
     }
     rows = options.settings_or_exit(config_file, assignments, flags, allow_anonymous).rows()

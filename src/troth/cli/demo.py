@@ -11,6 +11,8 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
+from troth.demo.dtm import run as run_dtm
+from troth.demo.dtm_faults import Fault as DtmFault
 from troth.demo.processes import ChildFailed
 from troth.demo.run import run
 from troth.demo.scenario import FailAt
@@ -98,6 +100,37 @@ def tcc(
     faults = (fault,) if fault is not None else (Fault.NONE,) if json else tuple(Fault)
     try:
         results = run_transfers(faults, out=sys.stderr if json else sys.stdout)
+    except ChildFailed as error:
+        typer.echo(f"the demo failed: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted; everything is stopped and removed", err=True)
+        raise typer.Exit(130) from None
+    if json:
+        typer.echo(msgspec.json.encode(results[-1]).decode("utf-8"))
+    raise typer.Exit(0 if all(result.ok for result in results) else 1)
+
+
+@app.command()
+def dtm(
+    fault: Annotated[
+        DtmFault | None,
+        typer.Option(help="What goes wrong, once. Without it everything is shown, one after the other."),
+    ] = None,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Standard output is one JSON object; the story goes to standard error."),
+    ] = False,
+) -> None:
+    """Transfer money from one bank to another in DTM's styles (saga, TCC, message), while something goes wrong.
+
+    Starts a coordinator and two banks over HTTP whose doors stand behind DTM's barrier. Exit status 0 only if no money
+    is lost, none is frozen, and each step has been done as often as it must. With --json and no --fault it is `none`.
+    """
+    _check_installed(Db.SQLITE)
+    faults = (fault,) if fault is not None else (DtmFault.NONE,) if json else tuple(DtmFault)
+    try:
+        results = run_dtm(faults, out=sys.stderr if json else sys.stdout)
     except ChildFailed as error:
         typer.echo(f"the demo failed: {error}", err=True)
         raise typer.Exit(1) from error

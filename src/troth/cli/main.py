@@ -26,7 +26,10 @@ class Commands(LazyGroup):
             "config": Entry("troth.cli.config", "config", "Show every setting, its value, its source.", "server"),
             "at": Entry("troth.cli.at", "app", "Prepare a database for AT, or check it."),
             "tcc": Entry("troth.cli.tcc", "app", "Prepare a database for the fence of TCC, check it, clean it up."),
+            "dtm": Entry("troth.cli.dtm", "app", "Prepare a database for the barrier of DTM's style, check it."),
             "xa": Entry("troth.cli.xa", "app", "List what XA has prepared in a database; end orphans."),
+            "saga": Entry("troth.cli.lint", "app", "Draw sagas: a definition, or a run."),
+            "lint": Entry("troth.cli.lint", "lint", "Find what is wrong with sagas before they run."),
             "undo": Entry("troth.cli.undo", "app", "Translate undo logs between Seata's format and JSON."),
             "wire": Entry("troth.cli.wire", "app", "Translate Seata's frames between hex and JSON."),
         }

@@ -30,6 +30,20 @@ AdminPort = Annotated[
     str | None,
     typer.Option("--admin-port", metavar="PORT", help="Admin door (/health /metrics /api); 0 or off as above. [7091]"),
 ]
+DtmHttpPort = Annotated[
+    str | None,
+    typer.Option(
+        "--dtm-http-port", metavar="PORT", help="DTM's HTTP door; 0 or off as above. [36789; off if that is taken]"
+    ),
+]
+DtmGrpcPort = Annotated[
+    str | None,
+    typer.Option(
+        "--dtm-grpc-port",
+        metavar="PORT",
+        help="DTM's gRPC door (needs troth[grpc]); 0 or off as above. [36790; off if that is taken]",
+    ),
+]
 StoreUrl = Annotated[
     str | None,
     typer.Option(

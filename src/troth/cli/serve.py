@@ -16,6 +16,8 @@ def serve(
     port: options.Port = None,
     admin_host: options.AdminHost = None,
     admin_port: options.AdminPort = None,
+    dtm_http_port: options.DtmHttpPort = None,
+    dtm_grpc_port: options.DtmGrpcPort = None,
     store: options.StoreUrl = None,
     allow_anonymous: options.AllowAnonymous = False,
     config_file: options.ConfigFile = None,
@@ -26,7 +28,7 @@ def serve(
 ) -> None:
     """Run a coordinator until SIGTERM or Ctrl-C.
 
-    Seata clients connect to --port. The admin door serves /health, /metrics and /api. One line on standard output
+    Seata clients connect to --port, DTM's to --dtm-http-port. The admin door serves /health, /metrics and /api. One line on standard output
     says when every door accepts; logs go to standard error. Where another coordinator leads the same store, a line
     before says that this one stands by; it takes over when the other is gone.
 
@@ -41,6 +43,8 @@ def serve(
         "port": port,
         "admin_host": admin_host,
         "admin_port": admin_port,
+        "dtm_http_port": dtm_http_port,
+        "dtm_grpc_port": dtm_grpc_port,
         "store": store,
     }
     settings = options.settings_or_exit(config_file, assignments, flags, allow_anonymous)

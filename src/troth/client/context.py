@@ -11,6 +11,8 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from troth.client.errors import NoTransaction
+from troth.client.hooks import Hooks, TransactionHook
 from troth.client.isolation import CHECK_ONLY, Isolation
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,25 @@ def reads_committed() -> bool:
     return scope is not None and scope.isolation is Isolation.READ_COMMITTED and work_xid() is not None
 
 
+def is_innermost(scope: Join) -> bool:
+    """Whether `scope` is the one this thread or task was in last, of those it has not left."""
+    return _SCOPE.get() is scope
+
+
+def add_hook(hook: TransactionHook) -> None:
+    """Let `hook` hear of the rest of the global transaction that this thread or task works in.
+
+    Raises:
+        NoTransaction: it works in none, or in one that was begun elsewhere: only who ends it can tell.
+    """
+    scope = _SCOPE.get()
+    if scope is None or scope.xid is None:
+        raise NoTransaction("add_hook() was called outside of a global transaction")
+    if scope.hooks is None:
+        raise NoTransaction(f"{scope.xid} was begun elsewhere: its hooks are called where it ends")
+    scope.hooks.add(hook)
+
+
 class LocalWork(Protocol):
     """What has local transactions of its own (a connection). One must end before the global one it belongs to does."""
 
@@ -65,17 +86,26 @@ class Join:
 
     It neither begins nor ends the transaction: that is its owner's business. `None` means: outside of any transaction.
     `isolation` is that of the scope around if it is not given and that one is of the same transaction. With
-    `global_lock` and no xid, local transactions check the rows they write, and take no part in anything.
+    `global_lock` and no xid, local transactions check the rows they write, and take no part in anything. `hooks` are
+    those of who ends the transaction, if that is in this thread or task.
     """
 
-    __slots__ = ("_token", "_watched", "global_lock", "isolation", "xid")
+    __slots__ = ("_token", "_watched", "global_lock", "hooks", "isolation", "xid")
 
-    def __init__(self, xid: str | None, isolation: Isolation | str | None = None, *, global_lock: bool = False) -> None:
+    def __init__(
+        self,
+        xid: str | None,
+        isolation: Isolation | str | None = None,
+        *,
+        global_lock: bool = False,
+        hooks: Hooks | None = None,
+    ) -> None:
         if xid == "":
             raise ValueError("an xid is not empty; use None to work outside of any transaction")
         self.xid = xid
         self.isolation = None if isolation is None else Isolation(isolation)
         self.global_lock = global_lock
+        self.hooks = hooks
         self._token: Token[Join | None] | None = None
         self._watched: dict[int, LocalWork] = {}
 
@@ -96,8 +126,9 @@ class Join:
         if self._token is not None:
             raise RuntimeError("this scope is entered already: make one join(...) per `with`")
         around = _SCOPE.get()
-        if self.isolation is None and around is not None and around.xid == self.xid:
-            self.isolation = around.isolation
+        if around is not None and around.xid == self.xid:
+            self.isolation = self.isolation or around.isolation
+            self.hooks = around.hooks if self.hooks is None else self.hooks
         self._token = _SCOPE.set(self)
         return self
 

@@ -157,3 +157,9 @@ class NotSupported(TrothError):
         super().__init__(reason if hint is None else f"{reason} Hint: {hint}")
         self.reason = reason
         self.hint = hint
+
+    def add_hint(self, more: str) -> None:
+        """Say `more` of what to do instead (nothing, if it is empty)."""
+        if more:
+            self.hint = more if self.hint is None else f"{self.hint} {more}"
+            self.args = (f"{self.reason} Hint: {self.hint}",)

@@ -1,25 +1,47 @@
-"""The process's default client: the one place that holds it."""
+"""The process's default client: the one place that holds it, and that tells who waits for it."""
 
 from __future__ import annotations
 
 import atexit
 import os
 import threading
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from troth.client.client import Client
 from troth.client.errors import NotInitialised
 from troth.client.settings import ClientSettings
 
 
+class Served(Protocol):
+    """What is served through the process's default client, whichever that is."""
+
+    def announce(self) -> None:
+        """Register at the default client, if that can be done now."""
+        ...
+
+
 class Holder:
-    """Holds at most one client. Thread-safe."""
+    """Holds at most one client, and knows (weakly) what wants to be served through it. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._served: weakref.WeakValueDictionary[int, Served] = weakref.WeakValueDictionary()
+        self._count = 0
+
+    def note(self, served: Served) -> None:
+        """Keep `served` in mind, as long as it lives, after all that came before it."""
+        with self._lock:
+            self._count += 1
+            self._served[self._count] = served
+
+    def served(self) -> list[Served]:
+        """What is kept in mind, in the order it came."""
+        with self._lock:
+            return [one for _, one in sorted(self._served.items())]
 
     def swap(self, client: Client | None) -> Client | None:
         """Hold `client`; the one that was held is returned."""
@@ -80,10 +102,25 @@ def _with_options(settings: ClientSettings, options: Mapping[str, float]) -> Cli
 
 
 def use(client: Client) -> None:
-    """Make a client that exists already the process's default one; one that was there is closed."""
+    """Make a client that exists already the process's default one; one that was there is closed.
+
+    What was declared before (TCC actions) is served through it from now on.
+    """
     earlier = _HOLDER.swap(client)
-    if earlier is not None and earlier is not client:
-        earlier.close()
+    try:
+        for served in _HOLDER.served():
+            served.announce()
+    finally:
+        if earlier is not None and earlier is not client:
+            earlier.close()
+
+
+def serve_always(served: Served) -> None:
+    """From now on each default client that comes serves `served`, too: it is announced when `init` has connected.
+
+    A process that starts again thus serves what an earlier one left, before anything is called in it.
+    """
+    _HOLDER.note(served)
 
 
 def close() -> None:

@@ -11,7 +11,8 @@ import threading
 from collections import OrderedDict
 
 from troth.client.links.link import Reply
-from troth.wire.seata.enums import BranchStatus, ResultCode
+from troth.client.outcome import Verdict, verdict
+from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode
 from troth.wire.seata.messages import (
     BranchEndResponse,
     BranchRegisterRequest,
@@ -37,15 +38,22 @@ class Outstanding:
         self._changed = threading.Condition()
         self._branches: OrderedDict[str, set[int]] = OrderedDict()
         self._ended: set[str] = set()
+        self._compensations: dict[str, set[int]] = {}
+        """Those of them that a commit does not ask for."""
 
     def told(self, request: Message, answer: Message) -> None:
         """Take note of a request of this process that was answered."""
         match request, answer:
             case BranchRegisterRequest(xid=str(xid)), BranchRegisterResponse(result_code=ResultCode.Success):
                 self._add(xid, answer.branch_id)
+                if request.branch_type is BranchType.SAGA:
+                    self._compensations.setdefault(xid, set()).add(answer.branch_id)
             case BranchReportRequest(xid=str(xid), status=BranchStatus.PhaseOne_Failed), _:
                 self._drop(xid, request.branch_id)
             case ((GlobalCommitRequest(xid=str(xid)) | GlobalRollbackRequest(xid=str(xid))), GlobalEndResponse()):
+                if isinstance(request, GlobalCommitRequest) and verdict(answer.global_status) is Verdict.COMMITTED:
+                    for branch_id in self._compensations.pop(xid, set()):
+                        self._drop(xid, branch_id)
                 self._end(xid)
 
     def noting(self, reply: Reply) -> Reply:
@@ -68,6 +76,7 @@ class Outstanding:
             self._branches.setdefault(xid, set()).add(branch_id)
             if len(self._branches) > _MOST_TRANSACTIONS:
                 oldest, _ = self._branches.popitem(last=False)
+                self._compensations.pop(oldest, None)
                 self._ended.discard(oldest)
 
     def _drop(self, xid: str, branch_id: int) -> None:
@@ -76,6 +85,7 @@ class Outstanding:
             branches.discard(branch_id)
             if not branches:
                 self._branches.pop(xid, None)
+                self._compensations.pop(xid, None)
                 self._ended.discard(xid)
                 self._changed.notify_all()
 

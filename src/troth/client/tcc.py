@@ -26,7 +26,7 @@ from troth.client.drivers.fence_table import connection_to
 from troth.client.drivers.running import arun, run
 from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised, NoTransaction
 from troth.client.flow import ResourceClient
-from troth.client.holder import default_client
+from troth.client.holder import default_client, serve_always
 from troth.client.modes.fence import LONGEST_ACTION, FenceMode
 from troth.client.modes.tcc import Fencing, attempt
 from troth.client.modes.tcc_context import ActionContext, Verbs, Written, check_parameters, written
@@ -97,7 +97,7 @@ class Action:
     def register(self) -> None:
         """Serve confirms and cancels of this action from now on; also those that were left by an earlier process.
 
-        A service calls it once at its start, after `troth.init`; a try does it, too. An async action is confirmed in
+        It is done when the action is made, by each later `troth.init`, and by a try. An async action is confirmed in
         the event loop in which this was called last.
 
         Raises NotInitialised: there is no client yet.
@@ -107,6 +107,12 @@ class Action:
         if client is not self._registered:
             client.register_resource(self.name, BranchType.TCC, self._handler)
             self._registered = client
+
+    def serve(self) -> None:
+        """`register` now, if there is a client, and at each default client that comes."""
+        self.announce()
+        if self._client is None:
+            serve_always(self)
 
     def announce(self) -> None:
         """`register`, if that can be done now."""
@@ -181,7 +187,7 @@ def tcc(
             raise TypeError(f"{target.__name__} is a function, so confirm= and cancel= are needed, too")
         functions = Functions(target, confirm, cancel)
         action = Action(_named(name or target.__name__), functions, _resolved(connection), options)
-        action.announce()
+        action.serve()
         return action
 
     return decorate
@@ -236,7 +242,7 @@ def _class_action(target: Any, name: str, options: _Options) -> Any:
     def initialise(self: Any, *arguments: Any, **named: Any) -> None:
         original(self, *arguments, **named)
         if type(self) is target:
-            self.try_.announce()
+            self.try_.serve()
 
     target.try_ = _Try(function, make)
     target.__init__ = initialise

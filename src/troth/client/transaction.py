@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar, cast, overload
@@ -14,11 +14,13 @@ from typing import ParamSpec, Self, TypeVar, cast, overload
 from troth.client.client import Client
 from troth.client.context import Join, current_xid
 from troth.client.drive import arun, run, through_cancellation
-from troth.client.errors import NoTransaction, OutcomeUnknown, TransactionRolledBack, TrothError
+from troth.client.errors import CommitFailed, NoTransaction, OutcomeUnknown, TransactionRolledBack, TrothError
 from troth.client.holder import default_client
+from troth.client.hooks import Call, Hooks, TransactionHook
 from troth.client.isolation import Isolation
 from troth.client.outcome import Verdict, verdict
 from troth.client.propagation import Action, Propagation, decide
+from troth.client.rollback_rules import Kinds, RollbackRules
 from troth.client.talks import Talk, begin, commit, rollback
 from troth.wire.seata.enums import GlobalStatus
 
@@ -43,9 +45,11 @@ class Transaction:
         name: str = "default",
         timeout: timedelta = DEFAULT_TIMEOUT,
         propagation: Propagation = Propagation.REQUIRED,
-        no_rollback_for: tuple[type[BaseException], ...] = (),
+        no_rollback_for: Kinds = (),
         client: Client | None = None,
         isolation: Isolation | str | None = None,
+        rollback_for: Kinds = (),
+        hooks: Iterable[TransactionHook] = (),
     ) -> None:
         self.name = name
         self._isolation = None if isolation is None else Isolation(isolation)
@@ -53,7 +57,10 @@ class Transaction:
         """True while this scope has begun its transaction, and so will end it."""
         self._timeout_ms = timeout_in_ms(timeout)
         self._propagation = propagation
-        self._no_rollback_for = no_rollback_for
+        self._rules = RollbackRules(rollback_for, no_rollback_for)
+        self._hooks = Hooks(hooks)
+        self._status: GlobalStatus | None = None
+        self._announced_rollback = False
         self._client = client
         self._xid: str | None = None
         self._scope: Join | None = None
@@ -74,35 +81,93 @@ class Transaction:
     # --- two thin shells ----------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        if self._decide() is Action.BEGIN:
+        if self._decide() is not Action.BEGIN:
+            return self._bind()
+        tell = self._hooks.tell
+        tell(lambda hook: hook.before_begin(self))
+        try:
             self._xid = run(self._begin(), self._teller())
-            self.owner = True
-        return self._bind()
+        except BaseException:
+            tell(lambda hook: hook.after_completion(self, None))
+            raise
+        self.owner = True
+        self._bind()
+        try:
+            tell(lambda hook: hook.after_begin(self))
+        except BaseException as interrupt:
+            self.__exit__(type(interrupt), interrupt, interrupt.__traceback__)
+            raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.owner and self._hooks:
+            try:
+                self._hooks.tell(self._before_end(error))
+            except BaseException as interrupt:
+                self._leave(interrupt)
+                raise
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
         self._unbind()
         if not self.owner:
             return
+        if self._must_announce_rollback(error):
+            self._hooks.tell(self._before_end(error))
         try:
             run(self._end(error), self._teller())
         except (KeyboardInterrupt, SystemExit) as interrupt:
             interrupt.add_note(f"troth: interrupted while {self._ending(error)}; its outcome was not heard")
             raise
+        finally:
+            for call in self._after_end():
+                self._hooks.tell(call)
 
     async def __aenter__(self) -> Self:
-        if self._decide() is Action.BEGIN:
+        if self._decide() is not Action.BEGIN:
+            return self._bind()
+        tell = self._hooks.atell
+        await tell(lambda hook: hook.before_begin(self))
+        try:
             self._xid = await arun(self._begin(), self._teller())
-            self.owner = True
-        return self._bind()
+        except BaseException:
+            await tell(lambda hook: hook.after_completion(self, None))
+            raise
+        self.owner = True
+        self._bind()
+        try:
+            await tell(lambda hook: hook.after_begin(self))
+        except BaseException as interrupt:
+            await self.__aexit__(type(interrupt), interrupt, interrupt.__traceback__)
+            raise
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.owner and self._hooks:
+            try:
+                await self._hooks.atell(self._before_end(error))
+            except BaseException as interrupt:
+                await self._aleave(interrupt)
+                raise
+        await self._aleave(error)
+
+    async def _aleave(self, error: BaseException | None) -> None:
         self._unbind()
         if self.owner:
-            await through_cancellation(arun(self._end(error), self._teller()), self._ending(error))
+            await through_cancellation(self._aend(error), self._ending(error))
+
+    async def _aend(self, error: BaseException | None) -> None:
+        if self._must_announce_rollback(error):
+            await self._hooks.atell(self._before_end(error))
+        try:
+            await arun(self._end(error), self._teller())
+        finally:
+            for call in self._after_end():
+                await self._hooks.atell(call)
 
     # --- what both do -------------------------------------------------------------------------------------------------
 
@@ -120,7 +185,7 @@ class Transaction:
         return action
 
     def _bind(self) -> Self:
-        self._scope = Join(self._xid, self._isolation)
+        self._scope = Join(self._xid, self._isolation, hooks=self._hooks if self.owner else None)
         self._scope.__enter__()
         return self
 
@@ -138,18 +203,25 @@ class Transaction:
 
     def _commits_after(self, error: BaseException | None) -> bool:
         votes = self._rollback_only or self._unfinished
-        return not votes and (error is None or isinstance(error, self._no_rollback_for))
+        return not votes and (error is None or not self._rules.rolls_back(error))
 
     def _ending(self, error: BaseException | None) -> str:
         return f"{'committing' if self._commits_after(error) else 'rolling back'} {self._xid}"
 
     def _end(self, error: BaseException | None) -> Talk[None]:
         if self._commits_after(error):
-            yield from commit(self.xid, self._teller().settings, time.monotonic)
+            yield from self._commit()
         elif error is not None:
             yield from self._roll_back_for(error)
         else:
             yield from self._roll_back_quietly_left()
+
+    def _commit(self) -> Talk[None]:
+        try:
+            self._status = yield from commit(self.xid, self._teller().settings, time.monotonic)
+        except (TransactionRolledBack, CommitFailed) as known:
+            self._status = known.status
+            raise
 
     def _roll_back_for(self, error: BaseException) -> Talk[None]:
         """The body raised: roll back, and let `error` go on whatever comes of it; trouble is noted on it and logged."""
@@ -160,6 +232,7 @@ class Transaction:
                 error, f"the rollback could not be asked for ({failure}); the coordinator's timeout will do it"
             )
             return
+        self._status = status
         if verdict(status) is not Verdict.ROLLED_BACK:
             self._tell_trouble(error, f"the rollback was asked for, but the coordinator answers {status.name}")
 
@@ -176,7 +249,45 @@ class Transaction:
             raise OutcomeUnknown(
                 self.xid, f"{cause}, but the rollback could not be asked for: {failure.reason}"
             ) from failure
+        self._status = status
         raise TransactionRolledBack(self.xid, status, cause)
+
+    # --- hooks --------------------------------------------------------------------------------------------------------
+
+    def _before_end(self, error: BaseException | None) -> Call:
+        if self._commits_after(error) and not (self._scope and self._scope.unfinished()):
+            return lambda hook: hook.before_commit(self)
+        self._announced_rollback = True
+        return lambda hook: hook.before_rollback(self)
+
+    def _must_announce_rollback(self, error: BaseException | None) -> bool:
+        """What was to be committed is rolled back, for what a hook has done or left undone."""
+        return bool(self._hooks) and not self._announced_rollback and not self._commits_after(error)
+
+    def _after_end(self) -> list[Call]:
+        """What the hooks hear after the end: the coordinator's word, not what was asked for."""
+        if not self._hooks:
+            return []
+        status = self._status
+        outcome = Verdict.UNDECIDED if status is None else verdict(status)
+        calls: list[Call] = []
+        if outcome is Verdict.COMMITTED:
+            calls.append(lambda hook: hook.after_commit(self))
+        elif outcome in (Verdict.ROLLED_BACK, Verdict.ROLLBACK_FAILED):
+            calls.append(lambda hook: hook.after_rollback(self))
+        calls.append(lambda hook: hook.after_completion(self, status))
+        return calls
+
+    def add_hook(self, hook: TransactionHook) -> None:
+        """Let `hook` hear of what is still to come; see `TransactionHook`.
+
+        Raises:
+            NoTransaction: this scope is in a transaction that was begun elsewhere (or in none).
+        """
+        own = self._hooks if self._scope is None else self._scope.hooks
+        if own is None:
+            raise NoTransaction(f"{self.name!r} has not begun its transaction: hooks are called where that ends")
+        own.add(hook)
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
@@ -220,9 +331,11 @@ def transaction(
     timeout: timedelta = DEFAULT_TIMEOUT,
     propagation: Propagation = Propagation.REQUIRED,
     *,
-    no_rollback_for: tuple[type[BaseException], ...] = (),
+    no_rollback_for: Kinds = (),
     client: Client | None = None,
     isolation: Isolation | str | None = None,
+    rollback_for: Kinds = (),
+    hooks: Iterable[TransactionHook] = (),
 ) -> Transaction:
     """A scope for `with` or `async with`; see `Transaction`.
 
@@ -231,11 +344,15 @@ def transaction(
         timeout: the coordinator rolls the transaction back when it is still open after this time.
         propagation: what to do when a transaction is there already.
         no_rollback_for: exceptions that do not roll back: the transaction is committed and the exception goes on.
+        rollback_for: exceptions that do, although `no_rollback_for` names a class above theirs. (Those that neither
+            names do, too.) Of all rules that an exception fits, that of the most specific class counts. The rules of
+            the scope that begins the transaction count, not those of the ones that join it.
+        hooks: who is told of the begin and the end (see `TransactionHook`), if this scope begins the transaction.
         client: instead of the process's default client.
         isolation: what plain SELECTs on connections under AT show, in this process, while the scope runs
             (docs/modes/isolation.md). None: as the scope around, if that is of the same transaction; else uncommitted.
     """
-    return Transaction(name, timeout, propagation, no_rollback_for, client, isolation)
+    return Transaction(name, timeout, propagation, no_rollback_for, client, isolation, rollback_for, hooks)
 
 
 @overload
@@ -246,9 +363,11 @@ def global_transaction(
     name: str | None = None,
     timeout: timedelta = DEFAULT_TIMEOUT,
     propagation: Propagation = Propagation.REQUIRED,
-    no_rollback_for: tuple[type[BaseException], ...] = (),
+    no_rollback_for: Kinds = (),
     client: Client | None = None,
     isolation: Isolation | str | None = None,
+    rollback_for: Kinds = (),
+    hooks: Iterable[TransactionHook] = (),
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def global_transaction(
     function: Callable[P, R] | None = None,
@@ -257,16 +376,21 @@ def global_transaction(
     name: str | None = None,
     timeout: timedelta = DEFAULT_TIMEOUT,
     propagation: Propagation = Propagation.REQUIRED,
-    no_rollback_for: tuple[type[BaseException], ...] = (),
+    no_rollback_for: Kinds = (),
     client: Client | None = None,
     isolation: Isolation | str | None = None,
+    rollback_for: Kinds = (),
+    hooks: Iterable[TransactionHook] = (),
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function, sync or async, to run in a global transaction; arguments as for `transaction`.
 
     `name` defaults to the function's qualified name. Also usable without parentheses.
     """
     level = None if isolation is None else Isolation(isolation)
-    timeout_in_ms(timeout)  # a wrong one is told where it is written, not at the first call
+    timeout_in_ms(timeout)  # what is wrong is told where it is written, not at the first call
+    RollbackRules(rollback_for, no_rollback_for)
+    told = tuple(hooks)
+    Hooks(told)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -274,7 +398,7 @@ def global_transaction(
         title = name or str(getattr(function, "__qualname__", function))
 
         def scope() -> Transaction:
-            return Transaction(title, timeout, propagation, no_rollback_for, client, level)
+            return Transaction(title, timeout, propagation, no_rollback_for, client, level, rollback_for, told)
 
         return _wrap(function, scope)
 

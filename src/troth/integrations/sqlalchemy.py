@@ -58,7 +58,7 @@ def create_async_engine(
     """`sqlalchemy.ext.asyncio.create_async_engine(url, **options)` on connections under AT.
 
     Args:
-        url: `sqlite+aiosqlite`, `postgresql+psycopg`, `postgresql+asyncpg`; without a driver the one that
+        url: `sqlite+aiosqlite`, `postgresql+psycopg`, `postgresql+asyncpg`, `mysql+asyncmy`; without a driver the one that
             `troth.at.connect_async` takes for that database.
         client: the client to use; None means the process's default one (`troth.init`).
         **options: as SQLAlchemy takes them, except `async_creator`.
@@ -114,6 +114,8 @@ _ASYNC_DRIVERS = MappingProxyType(
         "sqlite": "sqlite+aiosqlite",
         "postgresql": "postgresql+psycopg",
         "postgresql+asyncpg": "postgresql+asyncpg",
+        "mysql": "mysql+asyncmy",
+        "mariadb": "mariadb+asyncmy",
     }
 )
 _SPELLED = frozenset({"postgresql+psycopg_async"})

@@ -84,3 +84,15 @@ def test_unique_keys():
     assert list(changed_unique_locks(unique, (1, "x", "Y"), (1, "x", "Y"))) == [("t#part", "Y")]
     assert list(changed_unique_locks(unique, (1, "x", None), (1, "z", None))) == []
     assert list(changed_unique_locks(unique, (1, "x", "q"), (1, "z", None))) == [("t#u", "x_q"), ("t#part", "q")]
+
+
+def test_a_seata_server_gets_no_locks_of_unique_keys_but_those_of_a_table_that_is_named_like_one():
+    one = Table("t#u", (Column("id", 4, key_position=1),))
+    two = Table("t", (Column("id", 4, key_position=1), Column("a", 12)), (UniqueKey("u", ("a",), ("BINARY",)),))
+    locks = [("t", "1"), ("t#u", "2"), *unique_locks(two, (1, "a"))]
+    text = lock_text(locks)
+    assert text == "t:1;t#u:2,a"
+    assert isinstance(text, lockkeys.LockText)
+    assert text.of_seata == "t:1;t#u:2"
+    assert primary_lock(one, (2,)) == ("t#u", "2")
+    assert type(lock_text(locks[:2])) is str

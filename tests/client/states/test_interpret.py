@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from troth.client.states.definition import ExecutionStatus
-from troth.client.states.interpret import Ended, Execution, Invoke, Parallel, Run, TaskFailed, Wait
+from troth.client.states.interpret import Compensate, Ended, Execution, Invoke, Parallel, Run, TaskFailed
 from troth.client.states.parse import parse
 from troth.client.states.values import Raised
 
@@ -38,8 +39,8 @@ class Shop:
 
     def _answer(self, step: object) -> Any:
         match step:
-            case Wait(seconds):
-                self.waits.append(seconds)
+            case Compensate(tasks):
+                return all(not isinstance(self._answer(one), TaskFailed) for one in tasks)
             case Parallel(flows):
                 for one in reversed(flows):  # whatever the order
                     self.drive(one)
@@ -53,6 +54,9 @@ class Shop:
         method = getattr(step.task, "method", None) or "script"
         self.calls.append((method, list(step.arguments)))
         self.keys.append(step.key)
+        assert re.fullmatch(r"[\w.<>-]{1,160}", step.key)
+        if step.delay_s:
+            self.waits.append(step.delay_s)
         result = self.results.get(method, True)
         if isinstance(result, Callable):
             result = result(*step.arguments)

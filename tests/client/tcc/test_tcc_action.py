@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,9 +16,16 @@ from tcc_banks import Bank, play, withdraw
 
 import troth
 from fixtures_coordinator import until
+from troth.client import holder
 from troth.client.tcc_handler import ActionHandler
 from troth.wire.seata.enums import BranchType, GlobalStatus
-from troth.wire.seata.messages import BranchCommitRequest, BranchRegisterRequest, BranchReportRequest, Message
+from troth.wire.seata.messages import (
+    BranchCommitRequest,
+    BranchRegisterRequest,
+    BranchRegisterResponse,
+    BranchReportRequest,
+    Message,
+)
 
 Steps = list[tuple[str, Any]]
 
@@ -122,6 +129,81 @@ def test_a_result_that_does_not_serialise_rolls_back() -> None:
 def test_outside_of_a_global_transaction_nobody_would_confirm() -> None:
     with pytest.raises(troth.NoTransaction, match="book-alone"):
         three_functions([], "book-alone")("12")
+
+
+def left_by_another_process(client: troth.Client, action: str) -> str:
+    """A transaction that is to be committed, with a branch of `action` that was not tried here."""
+    data = json.dumps({"actionContext": {"actionName": action, "useTCCFence": False, "room": "12"}})
+    with troth.transaction(name="trip", client=client) as tx:
+        answer = client.tell(BranchRegisterRequest(tx.xid, BranchType.TCC, action, None, data))
+        assert isinstance(answer, BranchRegisterResponse)
+        assert answer.branch_id
+    return tx.xid
+
+
+@pytest.fixture
+def no_client(tcc_client: troth.Client) -> Iterator[None]:
+    """As before `troth.init`; the client goes on, and is the default one again afterwards."""
+    holder._HOLDER.swap(None)
+    yield
+    holder._HOLDER.swap(tcc_client)
+
+
+def test_an_action_that_was_made_before_init_is_served_from_init_on(tcc_client: troth.Client, no_client: None) -> None:
+    """No try is needed, so a process that starts again ends what an earlier one has left."""
+    seen: Steps = []
+
+    @troth.tcc(name="early-class", fence="off")
+    class Book:
+        def try_(self, ctx: troth.ActionContext, room: str) -> None: ...
+
+        def confirm(self, ctx: troth.ActionContext) -> None:
+            seen.append(("class", ctx["room"]))
+
+        def cancel(self, ctx: troth.ActionContext) -> None: ...
+
+    async def confirm(ctx: troth.ActionContext) -> None:
+        seen.append(("async", ctx["room"]))
+
+    @troth.tcc(name="early-async", confirm=confirm, cancel=confirm, fence="off")
+    async def book(ctx: troth.ActionContext, room: str) -> None: ...
+
+    first, second = Book(), Book()
+    holder.use(tcc_client)
+    for action in ("early-class", "early-async"):
+        xid = left_by_another_process(tcc_client, action)
+        until(lambda xid=xid: tcc_client.status(xid) is GlobalStatus.Committed, what=action)
+    assert seen == [("class", "12"), ("async", "12")]
+    assert first is not second
+    assert book.name == "early-async"
+
+
+def test_an_action_is_served_by_each_client_that_comes(no_client: None) -> None:
+    seen: Steps = []
+    action = three_functions(seen, "again")
+    for count in (1, 2):
+        with troth.embedded(store="memory://") as client:
+            xid = left_by_another_process(client, action.name)
+            until(lambda xid=xid, client=client: client.status(xid) is GlobalStatus.Committed)
+        assert [verb for verb, _ in seen] == ["confirm"] * count
+
+
+def test_what_is_gone_is_not_announced(tcc_client: troth.Client, no_client: None) -> None:
+    told: list[str] = []
+
+    class Heard:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def announce(self) -> None:
+            told.append(self.name)
+
+    kept, lost = Heard("kept"), Heard("lost")
+    holder.serve_always(lost)
+    holder.serve_always(kept)
+    del lost
+    holder.use(tcc_client)
+    assert told == ["kept"]
 
 
 def test_false_is_later(tcc_client: troth.Client) -> None:

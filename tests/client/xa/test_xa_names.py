@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from troth.client import holder
+from troth.client.drivers.xa_resource import XaResource, XaServed
 from troth.client.drivers.xa_work import XaWork, check_server
 from troth.client.errors import NotSupported
 from troth.client.modes.xa import (
     BranchFacts,
     NotYet,
+    end_on_postgres,
     mysql_xid,
     parse_gid,
     parse_recovered,
@@ -17,6 +20,7 @@ from troth.client.modes.xa import (
 )
 from troth.client.modes.xa_mysql import detaches_on_prepare
 from troth.client.modes.xa_postgres import PostgresPhaseOne
+from troth.wire.seata.enums import BranchType
 
 XID = "192.0.2.2:8091:9854321"
 
@@ -51,7 +55,12 @@ def test_quotes() -> None:
 
 
 def test_facts_travel_as_json() -> None:
-    for facts in (BranchFacts(txid="735"), BranchFacts(guard="g", prepared=True), BranchFacts(guard="g", ended=True)):
+    for facts in (
+        BranchFacts(txid="735"),
+        BranchFacts(guard="g", prepared=True),
+        BranchFacts(guard="g", ended=True),
+        BranchFacts("7", reports=True),
+    ):
         assert BranchFacts.parse(facts.text()) == facts
     for foreign in (None, "", "not json", "[]", '{"autoCommit": false}'):
         with pytest.raises(NotYet, match="not a branch of ours"):
@@ -91,3 +100,32 @@ def test_ends_as_texts_are_refused(text: str) -> None:
     work = object.__new__(XaWork)
     with pytest.raises(NotSupported, match="past XA"):
         work.enter(text)
+
+
+class HasRegistered:
+    """A client that counts."""
+
+    def __init__(self) -> None:
+        self.resources: list[str] = []
+
+    closed = False
+
+    def register_resource(self, resource_id: str, branch_type: BranchType, handler: object) -> None:
+        self.resources.append(resource_id)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_database_opened_before_init_is_served_from_init_on() -> None:
+    earlier = holder._HOLDER.swap(None)
+    try:
+        served = XaServed("jdbc:a", XaResource(lambda: pytest.fail("opened"), end_on_postgres), None)
+        served.announce()
+        clients = [HasRegistered(), HasRegistered()]
+        for client in clients:
+            holder.use(client)  # type: ignore[arg-type]
+        assert [client.resources for client in clients] == [["jdbc:a"], ["jdbc:a"]]
+        assert clients[0].closed
+    finally:
+        holder._HOLDER.swap(earlier)

@@ -61,7 +61,7 @@ def check_text(text: str, dialect: str) -> Iterator[Verdict]:
 def check_on_database(text: str, url: str) -> Iterator[Verdict]:
     """Judge each statement of `text` with the tables of the database at `url`. Raises the driver's errors."""
     name = dialect_of(url.partition("://")[0])
-    with _opened(name, url) as (executor, dialect):
+    with opened_database(name, url) as (executor, dialect):
         writer = Writer(dialect)
         for part in statements(text, name):
             statement, verdict = _by_text(dialect, part)
@@ -71,6 +71,7 @@ def check_on_database(text: str, url: str) -> Iterator[Verdict]:
             try:
                 run(_by_table(dialect, writer, statement), executor, NoCoordinator())
             except NotSupported as refusal:
+                refusal.add_hint(dialect.other_mode)
                 verdict = _refused(part, statement, refusal.reason, refusal.hint or "")
             except Exception as error:
                 if dialect.fault(error) is Fault.LOST:
@@ -102,12 +103,13 @@ def _by_table(dialect: Dialect, writer: Writer, statement: Statement) -> Flow[No
         local = LocalTransaction("check")
         yield from writer._open(local)
         yield from writer._target(statement, local)
+        yield from writer._with_tables(statement, local)
     finally:
         yield from query("ROLLBACK")
 
 
 @contextmanager
-def _opened(name: str, url: str) -> Iterator[tuple[Executor, Dialect]]:
+def opened_database(name: str, url: str) -> Iterator[tuple[Executor, Dialect]]:
     """A connection of our own to the database, and its dialect. The driver is imported now."""
     match name:
         case "postgresql":

@@ -1,4 +1,4 @@
-"""The users' own connections that a fence can live on: what each kind needs to begin, to commit, and to run a query.
+"""The users' own connections that a fence or a barrier can live on: what each needs to begin, commit, and run a query.
 
 Where a driver is async its methods give awaitables; whoever runs the flow awaits them (`troth.client.flow.Invoke`).
 """
@@ -11,14 +11,26 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from troth.client.errors import NotSupported
+from troth.client.errors import BranchFailed, NotSupported
 from troth.client.flow import Query, Rows
 
 _MYSQL_IN_TRANSACTION: Final = 1
-_HINT: Final = (
-    "Give sqlite3, aiosqlite, psycopg 3, PyMySQL, a SQLAlchemy Session or Connection (or their async twins), or a "
-    "redis-py client."
+_ABORTED: Final = (
+    "a statement failed and its error was swallowed, so PostgreSQL would answer COMMIT by rolling back: let the error "
+    "through, or use a savepoint"
 )
+_HINT: Final = (
+    "Give sqlite3, aiosqlite, psycopg 3, asyncpg, PyMySQL, a SQLAlchemy Session or Connection (or their async twins), or "
+    "a redis-py client."
+)
+_CLASSES: Final = MappingProxyType(
+    {
+        "asyncpg": frozenset({"Connection", "PoolConnectionProxy"}),
+        "sqlalchemy": frozenset({"Session", "Connection", "scoped_session"}),
+        "sqlalchemy.async": frozenset({"AsyncSession", "AsyncConnection"}),
+    }
+)
+"""Where a driver's other classes (pools, engines, factories) must not be taken for connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +52,10 @@ def kind_of(connection: object) -> Kind | None:
     """
     for cls in type(connection).__mro__:
         if cls.__module__.startswith("troth.client.drivers"):
-            raise NotSupported(
-                "the fence of a TCC action cannot live on a connection under AT.", "Use the driver's own."
-            )
+            raise NotSupported("a fence or barrier cannot live on a connection under AT.", "Use the driver's own.")
         top = cls.__module__.partition(".")[0]
         name = f"{top}.async" if cls.__name__.startswith("Async") or cls.__module__.startswith("redis.asyncio") else top
-        if name in KINDS:
+        if name in KINDS and cls.__name__ in _CLASSES.get(name, (cls.__name__,)):
             return KINDS[name]
     return None
 
@@ -54,10 +64,10 @@ def required_kind(connection: object, *, is_async: bool) -> Kind:
     """`kind_of`. Raises NotSupported where there is none, or one for the other sort of function."""
     kind = kind_of(connection)
     if kind is None:
-        raise NotSupported(f"the fence of a TCC action cannot live on a {type(connection).__qualname__}.", _HINT)
+        raise NotSupported(f"a fence or barrier cannot live on a {type(connection).__qualname__}.", _HINT)
     if kind.is_async is not is_async:
         wanted = "an async" if is_async else "a blocking"
-        raise NotSupported(f"the action wants {wanted} connection, and `connection` gives the other sort.", _HINT)
+        raise NotSupported(f"the function wants {wanted} connection, and `connection` gives the other sort.", _HINT)
     return kind
 
 
@@ -93,6 +103,29 @@ def _psycopg_is_open(connection: Any) -> bool:
     return bool(connection.info.transaction_status.name != "IDLE")
 
 
+def _commit_psycopg(connection: Any) -> Any:
+    if connection.info.transaction_status.name == "INERROR":
+        raise BranchFailed(_ABORTED)
+    return connection.commit()
+
+
+def _begin_asyncpg(connection: Any) -> Any:
+    return connection.execute("BEGIN")
+
+
+def _asyncpg_is_open(connection: Any) -> bool:
+    return bool(connection.is_in_transaction())
+
+
+async def _commit_asyncpg(connection: Any) -> None:
+    if await connection.execute("COMMIT") != "COMMIT":
+        raise BranchFailed(_ABORTED)
+
+
+def _rollback_asyncpg(connection: Any) -> Any:
+    return connection.execute("ROLLBACK")
+
+
 def _begin_pymysql(connection: Any) -> Any:
     return connection.begin()
 
@@ -103,6 +136,17 @@ def _pymysql_is_open(connection: Any) -> bool:
 
 def _sqlalchemy_is_open(connection: Any) -> bool:
     return bool(connection.in_transaction())
+
+
+def _commit_sqlalchemy(connection: Any) -> None:
+    core = connection.connection() if callable(getattr(connection, "connection", None)) else connection
+    if core.dialect.name == "postgresql":
+        core.exec_driver_sql("SELECT 1")  # fails in a transaction that COMMIT would silently roll back
+    connection.commit()
+
+
+async def _acommit_sqlalchemy(connection: Any) -> None:
+    await connection.run_sync(_commit_sqlalchemy)
 
 
 def _redis_is_open(_: Any) -> bool:
@@ -118,8 +162,10 @@ def _rollback(connection: Any) -> Any:
 
 
 _SQLITE: Final = (_begin_sqlite, _sqlite_is_open, _commit_sqlite, _rollback_sqlite)
-_PSYCOPG: Final = (_begin_psycopg, _psycopg_is_open, _commit, _rollback)
-_SQLALCHEMY: Final = (_nothing, _sqlalchemy_is_open, _commit, _rollback)
+_PSYCOPG: Final = (_begin_psycopg, _psycopg_is_open, _commit_psycopg, _rollback)
+_ASYNCPG: Final = (_begin_asyncpg, _asyncpg_is_open, _commit_asyncpg, _rollback_asyncpg)
+_SQLALCHEMY: Final = (_nothing, _sqlalchemy_is_open, _commit_sqlalchemy, _rollback)
+_SQLALCHEMY_ASYNC: Final = (_nothing, _sqlalchemy_is_open, _acommit_sqlalchemy, _rollback)
 _REDIS: Final = (_nothing, _redis_is_open, _nothing, _nothing)
 
 KINDS: Final = MappingProxyType(
@@ -128,9 +174,10 @@ KINDS: Final = MappingProxyType(
         "aiosqlite": Kind("sqlite", True, *_SQLITE),
         "psycopg": Kind("postgresql", False, *_PSYCOPG),
         "psycopg.async": Kind("postgresql", True, *_PSYCOPG),
+        "asyncpg": Kind("postgresql", True, *_ASYNCPG),
         "pymysql": Kind("mysql", False, _begin_pymysql, _pymysql_is_open, _commit, _rollback),
         "sqlalchemy": Kind("sqlalchemy", False, *_SQLALCHEMY),
-        "sqlalchemy.async": Kind("sqlalchemy", True, *_SQLALCHEMY),
+        "sqlalchemy.async": Kind("sqlalchemy", True, *_SQLALCHEMY_ASYNC),
         "redis": Kind("redis", False, *_REDIS),
         "redis.async": Kind("redis", True, *_REDIS),
     }
@@ -153,12 +200,24 @@ async def arun_query(kind: Kind, connection: Any, step: Query) -> Rows:
     if kind.name == "sqlalchemy":
         done: Rows = await connection.run_sync(_run_on_core, step)
         return done
+    if kind is KINDS["asyncpg"]:
+        return await _run_on_asyncpg(connection, step)
     cursor = await connection.execute(_spelled(kind, step.sql), tuple(step.parameters))
     try:
         found = await cursor.fetchall() if cursor.description else ()
         return _rows(found, cursor.rowcount)
     finally:
         await cursor.close()
+
+
+async def _run_on_asyncpg(connection: Any, step: Query) -> Rows:
+    sql = step.sql
+    for number in range(len(step.parameters)):
+        sql = sql.replace("?", _place("numeric_dollar", number), 1)
+    statement = await connection.prepare(sql)
+    found = await statement.fetch(*step.parameters)
+    count = statement.get_statusmsg().rpartition(" ")[2]
+    return _rows(found, int(count) if count.isdecimal() else -1)
 
 
 def _rows(found: Iterable[Any], rowcount: int) -> Rows:

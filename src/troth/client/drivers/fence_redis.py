@@ -7,9 +7,9 @@ branches that have ended expire by themselves.
 from __future__ import annotations
 
 from datetime import timedelta
-from importlib import import_module
 from typing import Any, Final
 
+from troth.client.drivers.door import RedisQueue
 from troth.client.errors import BranchFailed
 from troth.client.flow import Flow
 from troth.client.modes.fence import (
@@ -21,7 +21,6 @@ from troth.client.modes.fence import (
     found_at_confirm,
 )
 
-_MOVED: Final = "another has moved the branch's fence at the same moment, so nothing of this was done"
 KEPT: Final = timedelta(days=7)
 """How long the key of an ended branch stays."""
 
@@ -31,15 +30,13 @@ def key_of(branch: Branch) -> str:
     return f"tcc_fence_log:{{{branch.xid}}}:{branch.branch_id}"
 
 
-class RedisWork:
-    """One MULTI … EXEC: `pipeline` is what the action queues on; `state` is what the key said."""
+class RedisWork(RedisQueue):
+    """The queue of one try, confirm or cancel; `state` is what the branch's key said."""
 
     def __init__(self, client: Any) -> None:
-        self.client = client
-        self.pipeline = client.pipeline(transaction=True)
+        super().__init__(client)
         self.state: str | None = None
         self.now_ms = 0
-        self._moved: type[Exception] = import_module("redis").WatchError
 
     def begin(self, branch: Branch) -> None:
         """Watch the key and look at it."""
@@ -54,24 +51,6 @@ class RedisWork:
         await self.pipeline.watch(key_of(branch))
         self._noted(await self.pipeline.get(key_of(branch)), await self.pipeline.time())
         self.pipeline.multi()
-
-    def commit(self) -> None:
-        """EXEC. Raises LateTry: another has moved the fence, and nothing was done."""
-        try:
-            self.pipeline.execute()
-        except self._moved as error:
-            raise LateTry(_MOVED) from error
-
-    async def acommit(self) -> None:
-        """`commit` on an async client."""
-        try:
-            await self.pipeline.execute()
-        except self._moved as error:
-            raise LateTry(_MOVED) from error
-
-    def reset(self) -> Any:
-        """Forget what is queued, and watch nothing."""
-        return self.pipeline.reset()
 
     def _noted(self, state: bytes | str | None, now: tuple[int, int]) -> None:
         self.state = state.decode() if isinstance(state, bytes) else state

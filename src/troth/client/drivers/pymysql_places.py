@@ -26,8 +26,9 @@ from troth.client.sql.dialects.mysql import MySqlDialect
 _PORT: Final = 3306
 _IN_TRANSACTION, _AUTOCOMMIT = 0x1, 0x2
 """Bits of the server's status."""
-_DEADLOCK: Final = 1213
-_MULTI_STATEMENTS_ON, _MULTI_STATEMENTS_OFF = 0, 1
+DEADLOCK: Final = 1213
+"""The number of a deadlock: its victim has no local transaction any more."""
+MULTI_STATEMENTS_ON, MULTI_STATEMENTS_OFF = 0, 1
 """Arguments of COM_SET_OPTION."""
 
 _FLAGS = MappingProxyType({"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False})
@@ -127,7 +128,7 @@ def _place(parts: SplitResult, database: str, options: dict[str, object], own: d
 
 # --- queries ---
 
-_DECODERS: Mapping[int, Callable[[Any], object]] = MappingProxyType(
+DECODERS: Mapping[int, Callable[[Any], object]] = MappingProxyType(
     {
         **dict.fromkeys((FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG), int),
         **dict.fromkeys((FIELD_TYPE.INT24, FIELD_TYPE.YEAR), int),
@@ -184,9 +185,9 @@ class MySqlExecutor:
         cursor = pymysql.cursors.Cursor(raw)
         try:
             # A line of its own for each `;`: a comment of the user's may end the line before.
-            text = "\n;\n".join(cursor.mogrify(one.sql, _arguments(one.parameters)) for one, _ in steps)
+            text = "\n;\n".join(cursor.mogrify(one.sql, arguments_of(one.parameters)) for one, _ in steps)
             for number, (one, later) in enumerate(steps):
-                raw.decoders = {} if one.as_user else _DECODERS
+                raw.decoders = {} if one.as_user else DECODERS
                 if not number:
                     cursor.execute(text)
                 elif not cursor.nextset():
@@ -207,8 +208,8 @@ class MySqlExecutor:
         if not step.as_user or not columns:
             return Rows(columns, rows, cursor.rowcount, cursor.lastrowid)
         types = [column[1] for column in cursor.description or ()]
-        native = _converted(rows, types, decoders)
-        return Rows(columns, _converted(rows, types, _DECODERS), cursor.rowcount, cursor.lastrowid, native=native)
+        native = converted(rows, types, decoders)
+        return Rows(columns, converted(rows, types, DECODERS), cursor.rowcount, cursor.lastrowid, native=native)
 
     @contextmanager
     def one_by_one(self) -> Iterator[None]:
@@ -216,12 +217,12 @@ class MySqlExecutor:
         if not self._takes_several:
             yield
             return
-        self._set_option(_MULTI_STATEMENTS_OFF)
+        self._set_option(MULTI_STATEMENTS_OFF)
         try:
             yield
         finally:
             if self._raw.open:
-                self._set_option(_MULTI_STATEMENTS_ON)
+                self._set_option(MULTI_STATEMENTS_ON)
 
     def _set_option(self, option: int) -> None:
         self._raw._execute_command(COMMAND.COM_SET_OPTION, struct.pack("<H", option))
@@ -236,7 +237,7 @@ class MySqlExecutor:
 
     def note_error(self, error: BaseException) -> None:
         """A statement has failed: after a deadlock, or without a connection, there is no local transaction any more."""
-        if not self._raw.open or (error.args and error.args[0] == _DEADLOCK):
+        if not self._raw.open or (error.args and error.args[0] == DEADLOCK):
             self.in_transaction = False
 
     @property
@@ -245,11 +246,11 @@ class MySqlExecutor:
         return bool(self._raw.server_status & _AUTOCOMMIT)
 
 
-def _arguments(parameters: Parameters) -> Any:
+def arguments_of(parameters: Parameters) -> Any:
     return parameters if isinstance(parameters, Mapping) else tuple(parameters)
 
 
-def _converted(
+def converted(
     rows: list[tuple[Any, ...]], types: list[int], decoders: Mapping[int, Callable[[Any], object]]
 ) -> list[tuple[object, ...]]:
     converters = [decoders.get(number) for number in types]
@@ -281,9 +282,7 @@ def arguments_like(place: MySqlPlace, given: Mapping[str, Any], raw: Any) -> dic
     Its TLS context is used again: to make one takes longer than all the rest.
     """
     secure = raw.ssl and raw.server_capabilities & CLIENT.SSL
-    known = {**place.arguments(given), "charset": "utf8mb4"}
-    names = _SHARED_WITH_PHASE_TWO | {"host", "port", "database", "user", "password"}
-    shared = {name: value for name, value in known.items() if name in names}
+    shared = shared_with_phase_two(place, given)
     return {**shared, "ssl": raw.ctx} if secure else {**shared, "ssl_disabled": True}
 
 
@@ -299,6 +298,13 @@ def opened(arguments: Mapping[str, Any], wait_s: int = _WAIT_S) -> Iterator[MySq
     finally:
         if raw.open:
             raw.close()
+
+
+def shared_with_phase_two(place: MySqlPlace, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what opened a connection, all that one of our own is opened with, too; without TLS."""
+    known = {**place.arguments(given), "charset": "utf8mb4"}
+    names = _SHARED_WITH_PHASE_TWO | {"host", "port", "database", "user", "password"}
+    return {name: value for name, value in known.items() if name in names}
 
 
 class MySqlResource(Resource):

@@ -35,14 +35,25 @@ def connect(url: str, client: ResourceClient | None = None, **driver_options: An
     Raises:
         NotSupported: the server loses prepared branches with their connection.
     """
+    return open_by(Connection, url, client, driver_options)
+
+
+def open_by(
+    kind: type[Connection], url: str, client: ResourceClient | None, driver_options: Mapping[str, Any]
+) -> Connection:
+    """`connect` for a kind of connection."""
     place = parse_url(url)
-    connection = Connection(**place.arguments(driver_options))
+    connection = kind(**place.arguments(driver_options))
     try:
         connection.xa_open(place, driver_options, client)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _new_guard() -> str:
+    return f"troth-xa-{secrets.token_hex(16)}"
 
 
 _Base: Any = pymysql.connections.Connection
@@ -64,8 +75,11 @@ class Connection(_Base):  # type: ignore[misc]
         arguments = arguments_like(place, given, self)
         resource = XaResource(lambda: opened(arguments), end_on_mysql)
         self.xa_served = XaServed(place.resource_id, resource, client)
-        self.xa = MySqlPhaseOne(place.resource_id, lambda: f"troth-xa-{secrets.token_hex(16)}", self._xa_detach)
+        self.xa = self._xa_phase_one(place)
         self.xa_served.announce()
+
+    def _xa_phase_one(self, place: MySqlPlace) -> MySqlPhaseOne:
+        return MySqlPhaseOne(place.resource_id, _new_guard, self._xa_detach)
 
     def _xa_rows(self, sql: str) -> list[tuple[str, str]]:
         with pymysql.cursors.Cursor(self) as cursor:
@@ -133,12 +147,16 @@ class Connection(_Base):  # type: ignore[misc]
             self._xa_enter(xa)
             xa.note(text)
             try:
-                done = int(super().query(sql, unbuffered))
+                done = self._xa_statement(sql, text, unbuffered)
             except BaseException:
                 if alone and self.open:
                     self._xa_run(xa.roll_back)
                 raise
             return self._xa_commit_alone(xa, done) if alone else done
+
+    def _xa_statement(self, sql: str | bytes, text: str, unbuffered: bool) -> int:
+        """Run the user's statement inside the branch."""
+        return int(super().query(sql, unbuffered))
 
     def _xa_commit_alone(self, xa: MySqlPhaseOne, done: int) -> int:
         """The statement's own result must outlive the commit."""

@@ -13,7 +13,7 @@ from troth.client.drivers.resource import NoCoordinator
 from troth.client.drivers.running import Executor, run
 from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised
 from troth.client.flow import Flow, ResourceClient, ResourceHandler
-from troth.client.holder import default_client
+from troth.client.holder import default_client, serve_always
 from troth.client.modes.frozen import Frozen
 from troth.client.modes.xa import BranchFacts, end_on_postgres
 from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode, TransactionExceptionCode
@@ -121,6 +121,7 @@ class XaServed:
         self._handler = handler
         self._client = client
         self._registered: ResourceClient | None = None
+        self._is_kept = False
 
     def tell(self, message: Message) -> Message:
         """Send `message` by the client of this connection."""
@@ -132,6 +133,9 @@ class XaServed:
 
     def announce(self) -> None:
         """Register the resource if that can be done now: phase two of earlier branches may be waiting."""
+        if self._client is None and not self._is_kept:
+            self._is_kept = True
+            serve_always(self)
         try:
             self.register()
         except (NotInitialised, ClientClosed, CoordinatorUnavailable) as error:

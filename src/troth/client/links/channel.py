@@ -11,17 +11,23 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from troth.client.errors import CoordinatorUnavailable
 from troth.client.links.calls import AwaitedCall, Call
 from troth.client.links.wire import OnFrame, Wire, open_socket
 from troth.client.settings import Address, ClientSettings
+from troth.client.sql.lockkeys import LockText
 from troth.wire.seata.errors import WireError
 from troth.wire.seata.lock_wait import MODE_NOT_KNOWN, NOT_NEGOTIATED, LockWaitRequest, ModeRegisterRequest, agrees
-from troth.wire.seata.messages import Message, RegisterResponse
+from troth.wire.seata.messages import BranchRegisterRequest, Message, RegisterResponse
+from troth.wire.seata.saga import SAGA_REQUESTS
+from troth.wire.seata.saga import agrees as keeps_sagas
+from troth.wire.seata.saga import refusal as no_sagas
 
 log = logging.getLogger(__name__)
 
-_PRIVATE = frozenset({LockWaitRequest, ModeRegisterRequest})
+_PRIVATE = frozenset({LockWaitRequest, ModeRegisterRequest, *SAGA_REQUESTS})
 
 
 @dataclass(slots=True)
@@ -78,6 +84,11 @@ class Channel:
         call.due = self._loop.time() + self._settings.link_wait_s
         self._unsent.append(call)
 
+    def submit_first(self, call: Call) -> None:
+        """Take a request that goes before all that wait: they may need what it registers."""
+        call.due = self._loop.time() + self._settings.link_wait_s
+        self._unsent.appendleft(call)
+
     def flush(self) -> None:
         """Send all that waits, in one write."""
         wire = self._wire
@@ -89,8 +100,10 @@ class Channel:
             call = self._unsent.popleft()
             if type(call.message) in _PRIVATE:
                 self._ask_privately(wire, call, due)
-            else:
-                wire.ask(call, due)
+                continue
+            if not wire.waits_cold:
+                _speak_plainly(call)
+            wire.ask(call, due)
         wire.flush()
 
     def _ask_privately(self, wire: Wire, call: Call, due: float) -> None:
@@ -103,6 +116,8 @@ class Channel:
             return
         if isinstance(call.message, ModeRegisterRequest) and not wire.waits_cold:
             call.succeed(MODE_NOT_KNOWN)
+        elif isinstance(call.message, SAGA_REQUESTS) and not wire.keeps_sagas:
+            call.succeed(no_sagas(call.message))
         else:
             wire.ask(call, due)
 
@@ -205,6 +220,7 @@ class Channel:
         if not isinstance(answer, RegisterResponse) or not answer.identified:
             raise CoordinatorUnavailable(f"{wire.address} refused to register this {self.role}: {answer}")
         wire.waits_cold = agrees(answer.version)
+        wire.keeps_sagas = keeps_sagas(answer.version)
 
     async def _serve(self, wire: Wire) -> None:
         log.info("%s is registered at %s", self.role, wire.address)
@@ -225,6 +241,13 @@ class Channel:
             return
         log.critical("the %s channel stopped by a bug; requests on it will fail", self.role, exc_info=task.exception())
         self._failures = dict.fromkeys(self._route.addresses, f"the channel stopped by a bug: {task.exception()!r}")
+
+
+def _speak_plainly(call: Call) -> None:
+    """A Seata server gets no locks of unique keys: see `LockText`."""
+    message = call.message
+    if isinstance(message, BranchRegisterRequest) and isinstance(message.lock_key, LockText):
+        call.message = structs.replace(message, lock_key=message.lock_key.of_seata)
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from troth.wire.seata.lock_wait import ANNOUNCEMENT as LOCK_WAITS
 from troth.wire.seata.messages import RegisterRMRequest, RegisterTMRequest
 from troth.wire.seata.private import ANNOUNCEMENT as INQUIRIES
+from troth.wire.seata.saga import ANNOUNCEMENT as SAGAS
 
 SPOKEN_VERSION = "2.3.0"
 """The Seata version whose behaviour this client follows: a coordinator picks features by it."""
@@ -43,6 +44,6 @@ class Identity:
             version=SPOKEN_VERSION,
             application_id=self.application,
             transaction_service_group=self.group,
-            extra_data=f"{INQUIRIES}\n{LOCK_WAITS}\n",  # a Seata server does not look at it
+            extra_data=f"{INQUIRIES}\n{LOCK_WAITS}\n{SAGAS}\n",  # a Seata server does not look at it
             resource_ids=",".join(resource_ids),
         )

@@ -35,6 +35,7 @@ from troth.wire.seata.messages import (
     RegisterResponse,
     RegisterRMRequest,
 )
+from troth.wire.seata.saga import SAGA_REQUESTS
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ _RM_REQUESTS = (
     BranchRegisterRequest,
     BranchReportRequest,
     RegisterRMRequest,
+    *SAGA_REQUESTS,
 )  # a lock query is a BranchRegisterRequest
 
 
@@ -212,10 +214,10 @@ class SeataLink:
         return self._identity.as_rm(self._resource_ids)
 
     def _name_the_rest(self) -> None:
-        """Resources that came while the registration was under way are not in it."""
+        """Resources that came while the registration was under way are not in it; requests that wait may need them."""
         late = [resource_id for resource_id in self._resource_ids if resource_id not in self._named]
         if late and self._rm is not None:
-            self._rm.submit(_RegisterLater(self._identity.as_rm(late)))
+            self._rm.submit_first(_RegisterLater(self._identity.as_rm(late)))
 
     def _drain(self) -> None:
         # The flag first: what is queued after this line wakes the loop again, what was queued before is taken now.

@@ -39,6 +39,8 @@ class Wire(asyncio.Protocol):
         self._patient_calls: dict[int, Call] = {}
         self.waits_cold = False
         """The coordinator knows the messages of wire/seata/lock_wait.py."""
+        self.keeps_sagas = False
+        """It knows those of wire/seata/saga.py."""
         self._outbox: list[bytes] = []
         self._reason: str | None = None
         self._read_at = self._wrote_at = self._pinged_at = loop.time()

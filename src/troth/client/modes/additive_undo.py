@@ -9,6 +9,7 @@ from troth.client.flow import Flow, query
 from troth.client.modes.frozen import Frozen
 from troth.client.sql.additive import amounts_of
 from troth.client.sql.dialects.base import Dialect, Fault
+from troth.client.sql.dialects.base_guard import marked
 from troth.client.sql.tables import Table
 from troth.client.sql.undo import Row, SqlUndoLog
 from troth.client.sql.undo_codec import DELTA, SERIALIZER
@@ -34,7 +35,8 @@ def _subtract_row(dialect: Dialect, table: Table, row: Row) -> Flow[None]:
     key = [(field.name, dialect.sql_value(table.column(field.name), field)) for field in row.key]
     named = f"{table.name}({', '.join(f'{name}={value!r}' for name, value in key)})"
     try:
-        done = yield from query(*dialect.hot_rows.subtract(dialect, table, amounts, key))
+        taken = query(*dialect.hot_rows.subtract(dialect, table, amounts, key))
+        done = yield from marked(dialect, table, taken)
     except Exception as error:
         if dialect.fault(error) is not Fault.CONSTRAINT:
             raise

@@ -13,6 +13,7 @@ from troth.client.modes.additive_undo import holds_deltas, release, subtract
 from troth.client.modes.frozen import Frozen as Frozen
 from troth.client.sql.additive import ADD
 from troth.client.sql.dialects.base import Dialect, Fault, match, select_matching
+from troth.client.sql.dialects.base_guard import marked
 from troth.client.sql.tables import Column, ForeignKey, Refusal, Table
 from troth.client.sql.undo import (
     GUARD,
@@ -253,7 +254,7 @@ class Restorer:
         if self._dialect.errors_abort:
             yield from query(f"SAVEPOINT {_SAVEPOINT}")
         try:
-            done = yield from query(sql, parameters)
+            done = yield from marked(self._dialect, table, query(sql, parameters))
         except Exception as error:
             if self._dialect.fault(error) is not Fault.CONSTRAINT:
                 raise

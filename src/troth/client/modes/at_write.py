@@ -15,6 +15,7 @@ from troth.client.isolation import CHECK_ONLY
 from troth.client.modes.additive import Additions
 from troth.client.sql.additive import Delta
 from troth.client.sql.dialects.base import Dialect, Expectation, select_matching
+from troth.client.sql.dialects.base_guard import marked
 from troth.client.sql.image import FullRow, ImageMoved, Images, Key, Outcome, Touched, records
 from troth.client.sql.lockkeys import (
     LockKey,
@@ -25,7 +26,7 @@ from troth.client.sql.lockkeys import (
     unique_locks,
 )
 from troth.client.sql.statement import Statement, Verb
-from troth.client.sql.tables import ForeignKey, Refusal, Table
+from troth.client.sql.tables import GUARDED, ForeignKey, Refusal, Table
 from troth.client.sql.undo import SqlType, SqlUndoLog, TableRecords, nothing
 from troth.client.sql.values import ValueNotSupported
 
@@ -95,6 +96,9 @@ class Writer:
                 outcome = yield from self._in_savepoint(statement, parameters, local, made)
                 rowcount += outcome.rowcount
                 local.is_fresh = False
+        except NotSupported as refusal:
+            refusal.add_hint(self._dialect.other_mode)
+            raise
         finally:
             local.is_fresh = False
             local.changes += _merged(made)
@@ -117,13 +121,21 @@ class Writer:
     def _target(self, statement: Statement, local: LocalTransaction) -> Flow[tuple[Table, bool]]:
         """The table of a write. False beside it: as it was last time, to be confirmed behind the statement."""
         place = (statement.schema, statement.table)
-        if place not in local.tables and self._expects is not None:
+        if place not in local.tables and self._expects is not None and not statement.more:
             expected = yield from self._expects.expected_table(*place)
             if expected is not None and _is_allowed(statement, expected, local):
                 return expected, False
         table = yield from self._table(local, *place)
         _check(statement, table, local)
         return table, True
+
+    def _with_tables(self, statement: Statement, local: LocalTransaction) -> Flow[Statement]:
+        """The statement with all tables looked up that it writes to beside its own. Raises NotSupported."""
+        tables: list[Table] = []
+        for one in statement.more:
+            tables.append((yield from self._table(local, one.schema, one.table)))
+            _check(one, tables[-1], local)
+        return replace(statement, more_tables=tuple(tables))
 
     # --- one statement ---
 
@@ -132,6 +144,8 @@ class Writer:
     ) -> Flow[Outcome]:
         for _ in range(_TRIES):
             table, is_sure = yield from self._target(statement, local)
+            if statement.more:
+                statement = yield from self._with_tables(statement, local)
             if not local.is_fresh:  # else there is nothing before it to go back to
                 yield from postponed(f"SAVEPOINT {_SAVEPOINT}")
             try:
@@ -166,7 +180,7 @@ class Writer:
         change: Change,
         local: LocalTransaction,
     ) -> Flow[Change]:
-        if self._additions is None or change.parents or local.xid == CHECK_ONLY:
+        if self._additions is None or change.parents or statement.more or local.xid == CHECK_ONLY:
             return change
         row = images, change.locks
         delta = yield from self._additions.delta(
@@ -202,10 +216,15 @@ class Writer:
 
     def _images(self, statement: Statement, table: Table, parameters: Parameters, *, is_sure: bool) -> Flow[Images]:
         """The statement with its images. Raises _DefinitionMoved if the table was not what it was taken for."""
+        taking = self._dialect.images(statement, table, parameters)
+        for one in (table, *statement.more_tables):
+            if GUARDED in one.traits:
+                taking = marked(self._dialect, one, taking)
+                break
         if is_sure or self._expects is None:
-            return (yield from self._dialect.images(statement, table, parameters))
+            return (yield from taking)
         try:
-            images = yield from self._dialect.images(statement, table, parameters)
+            images = yield from taking
         except Exception as error:
             # An error of the database that came before the question whether the definition holds stands for itself.
             holds = self._expects.as_expected()
@@ -221,9 +240,10 @@ class Writer:
         try:
             for touched in images.touched:
                 if touched.before or touched.after:
-                    change = self._change(table, touched)
+                    written = touched.table or table
+                    change = self._change(written, touched)
                     if local.foreign_keys:
-                        change = replace(change, parents=(yield from self._parent_locks(local, table, touched)))
+                        change = replace(change, parents=(yield from self._parent_locks(local, written, touched)))
                     changes.append(change)
         except ValueNotSupported as error:
             raise NotSupported(f"a value of {table.name} cannot be kept in an undo log: {error}.") from error

@@ -9,7 +9,7 @@ held from before the registration until the branch is prepared or gone.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from troth.client.errors import BranchFailed, NotSupported
 from troth.client.flow import Flow, query, tell
@@ -79,12 +79,15 @@ def quoted(text: str) -> str:
 class BranchFacts:
     """A branch's `applicationData`: what phase two needs to know of phase one.
 
-    txid: PostgreSQL's number of the local transaction. guard: the user lock on MySQL. prepared, ended: whether phase
-    one has reported that it prepared the branch, or that there is nothing (left) to be done.
+    txid: PostgreSQL's number of the local transaction. guard: the user lock on MySQL. reports: the promise that a
+    prepared branch will be reported; our coordinator rolls the whole back if it is asked to commit without that report
+    (Java's branches promise nothing). prepared, ended: whether phase one has reported that it prepared the branch, or
+    that there is nothing (left) to be done.
     """
 
     txid: str | None = None
     guard: str | None = None
+    reports: bool = False
     prepared: bool = False
     ended: bool = False
 
@@ -105,6 +108,7 @@ class BranchFacts:
         return cls(
             txid=str(values["txid"]) if "txid" in values else None,
             guard=str(values["guard"]) if "guard" in values else None,
+            reports=bool(values.get("reports")),
             prepared=bool(values.get("prepared")),
             ended=bool(values.get("ended")),
         )
@@ -174,10 +178,23 @@ def _tried(xid: str, branch_id: int, *, commit: bool) -> Flow[bool]:
 # --- phase one, what both databases share ---
 
 
+def ask_for_branch(
+    xid: str, resource_id: str, facts: BranchFacts, lock_text: str | None = None, *, autocommit: bool = True
+) -> Flow[BranchRegisterResponse]:
+    """Ask for a branch that will report when it is prepared (or of which nothing is to be ended); the answer.
+
+    `autocommit`, of a branch with row locks: whether its statement runs again, from its begin, where a row is held.
+    """
+    data = replace(facts, reports=not facts.ended).text()
+    if not autocommit:
+        data = json.dumps({**json.loads(data), "autoCommit": False})
+    request = BranchRegisterRequest(xid, BranchType.XA, resource_id, lock_text, data)
+    return (yield from tell(request, BranchRegisterResponse))
+
+
 def register(xid: str, resource_id: str, facts: BranchFacts) -> Flow[int]:
-    """Register a branch; gives its id. Raises BranchFailed: the coordinator refused."""
-    request = BranchRegisterRequest(xid, BranchType.XA, resource_id, None, facts.text())
-    answer = yield from tell(request, BranchRegisterResponse)
+    """Register a branch that will report when it is prepared; gives its id. Raises BranchFailed: it was refused."""
+    answer = yield from ask_for_branch(xid, resource_id, facts)
     if answer.result_code is not ResultCode.Success:
         code = answer.transaction_exception_code.name
         raise BranchFailed(f"the coordinator refused the branch of {xid}: {answer.msg} ({code})")
@@ -191,6 +208,11 @@ def report(xid: str, branch_id: int, resource_id: str, status: BranchStatus, fac
     if answer.result_code is not ResultCode.Success:
         code = answer.transaction_exception_code.name
         raise BranchFailed(f"the coordinator refused the report of branch {branch_id} of {xid}: {answer.msg} ({code})")
+
+
+def report_prepared(xid: str, branch_id: int, resource_id: str, facts: BranchFacts) -> Flow[None]:
+    """Keep the promise of `register`: the branch is prepared. Raises as `report`."""
+    yield from report(xid, branch_id, resource_id, BranchStatus.PhaseOne_Done, replace(facts, prepared=True))
 
 
 def report_failure(error: BaseException, xid: str, branch_id: int, resource_id: str, facts: BranchFacts) -> Flow[None]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from troth.client.errors import BranchFailed, NotSupported
+from troth.client.errors import BranchFailed, LockConflict, NotSupported
 from troth.client.flow import Flow, Invoke, query
 from troth.client.modes.xa import (
     LONGEST_GTRID,
@@ -20,6 +20,7 @@ from troth.client.modes.xa import (
     register,
     report,
     report_failure,
+    report_prepared,
     strange,
 )
 from troth.wire.seata.enums import BranchStatus
@@ -49,10 +50,14 @@ class MySqlBranch:
 
 
 class MySqlPhaseOne:
-    """XA on one connection. `detach` lets go of the prepared branch and of its guard."""
+    """XA on one connection. `detach` lets go of the prepared branch and of its guard.
+
+    `before_prepare`, if it is set, runs last inside the branch; what it raises rolls the branch back.
+    """
 
     def __init__(self, resource_id: str, new_guard: Callable[[], str], detach: Callable[[str], None]) -> None:
         self.resource_id = resource_id
+        self.before_prepare: Callable[[MySqlBranch], Flow[None]] | None = None
         self.branch: MySqlBranch | None = None
         self.abandoned = False
         self._new_guard = new_guard
@@ -129,6 +134,7 @@ class MySqlPhaseOne:
 
         Raises:
             BranchFailed: the coordinator or the database refused.
+            LockConflict: another global transaction holds a row (where branches take row locks).
             NotSupported: the global transaction is not the one that the branch began in.
         """
         branch, self.branch = self.branch, None
@@ -137,12 +143,14 @@ class MySqlPhaseOne:
         try:
             if branch.xid != xid:
                 raise strange(branch.xid, xid)
+            if self.before_prepare is not None:
+                yield from self.before_prepare(branch)
             reads = branch.only_reads and (yield from _counts()) == branch.counts
             yield from query(f"XA END {branch.name}")
             yield from query(f"XA COMMIT {branch.name} ONE PHASE" if reads else f"XA PREPARE {branch.name}")
         except BaseException as error:
             yield from self._end_failed(branch, error)
-            if not isinstance(error, Exception) or isinstance(error, NotSupported):
+            if not isinstance(error, Exception) or isinstance(error, NotSupported | LockConflict):
                 raise
             raise BranchFailed(f"branch {branch.branch_id} of {branch.xid} could not be prepared: {error}") from error
         if reads:
@@ -152,11 +160,9 @@ class MySqlPhaseOne:
             yield from self._vote(branch)
 
     def _vote(self, branch: MySqlBranch) -> Flow[None]:
-        facts = BranchFacts(guard=branch.guard, prepared=True)
         try:
             yield Invoke(self._detach, (branch.guard,))
-            status = BranchStatus.PhaseOne_Done
-            yield from report(branch.xid, branch.branch_id, self.resource_id, status, facts)
+            yield from report_prepared(branch.xid, branch.branch_id, self.resource_id, BranchFacts(guard=branch.guard))
         except BaseException as error:
             # Not told, the coordinator could take the branch for one that was never prepared.
             try:

@@ -1,15 +1,26 @@
 """XA on PostgreSQL, phase one: a local transaction becomes a branch when it commits.
 
 PostgreSQL wants the gid at PREPARE TRANSACTION only, so the branch registers right before that, with the number of its
-local transaction: a rollback that comes in between asks the database how that one stands. What has not changed anything
-has no number, commits at once and never registers.
+local transaction: a rollback that comes in between asks the database how that one stands. The vote follows when the
+command tag has said that it is prepared. What has not changed anything has no number, commits at once and never
+registers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from troth.client.errors import BranchFailed
 from troth.client.flow import Flow, query
-from troth.client.modes.xa import BranchFacts, postgres_gid, quoted, register, report_failure, strange
+from troth.client.modes.xa import (
+    BranchFacts,
+    postgres_gid,
+    quoted,
+    register,
+    report_failure,
+    report_prepared,
+    strange,
+)
 
 _PREPARED = "PREPARE TRANSACTION"
 
@@ -71,7 +82,7 @@ class PostgresPhaseOne:
         try:
             if mine != xid:
                 raise strange(mine, xid)
-            txid = yield from self._number()
+            txid = yield from transaction_number()
             if txid is None:
                 done = yield from query("COMMIT")
                 _verify(done.status, "COMMIT")
@@ -82,27 +93,55 @@ class PostgresPhaseOne:
         except BaseException as error:
             yield from self.roll_back(error)
             raise
-        yield from self._prepare(mine, branch_id, facts)
+        yield from prepare(mine, branch_id, self.resource_id, facts, self.forget, self.roll_back)
 
-    def _number(self) -> Flow[str | None]:
-        try:
-            found = yield from query("SELECT txid_current_if_assigned()::text")
-        except Exception as error:
-            raise BranchFailed(f"the local transaction cannot be prepared: {error}") from error
-        number = found.rows[0][0]
-        return None if number is None else str(number)
 
-    def _prepare(self, xid: str, branch_id: int, facts: BranchFacts) -> Flow[None]:
-        try:
-            done = yield from query(f"PREPARE TRANSACTION {quoted(postgres_gid(xid, branch_id))}")
-            _verify(done.status, _PREPARED)
-        except BaseException as error:
-            yield from self.roll_back(error)
-            yield from report_failure(error, xid, branch_id, self.resource_id, facts)
-            if not isinstance(error, Exception):
-                raise
-            raise BranchFailed(f"branch {branch_id} of {xid} could not be prepared: {error}") from error
-        self.forget()
+def transaction_number() -> Flow[str | None]:
+    """The number of the local transaction, by which the database tells how it ended; None: nothing was changed.
+
+    Raises BranchFailed: a statement before has failed, so it can only be rolled back.
+    """
+    try:
+        found = yield from query("SELECT txid_current_if_assigned()::text")
+    except Exception as error:
+        raise BranchFailed(f"the local transaction cannot be prepared: {error}") from error
+    number = found.rows[0][0]
+    return None if number is None else str(number)
+
+
+def prepare(
+    xid: str,
+    branch_id: int,
+    resource_id: str,
+    facts: BranchFacts,
+    forget: Callable[[], None],
+    roll_back: Callable[[BaseException], Flow[None]],
+) -> Flow[None]:
+    """Prepare the local transaction as a registered branch, and vote.
+
+    Args:
+        forget: called when there is no local transaction any more. roll_back: ends it with nothing done.
+
+    Raises:
+        BranchFailed: the database has not prepared it, or the coordinator does not want to know.
+        CoordinatorUnavailable: the vote or its answer was lost.
+    """
+    try:
+        done = yield from query(f"PREPARE TRANSACTION {quoted(postgres_gid(xid, branch_id))}")
+        _verify(done.status, _PREPARED)
+    except BaseException as error:
+        yield from roll_back(error)
+        yield from report_failure(error, xid, branch_id, resource_id, facts)
+        if not isinstance(error, Exception):
+            raise
+        raise BranchFailed(f"branch {branch_id} of {xid} could not be prepared: {error}") from error
+    forget()
+    try:
+        # A vote that is not heard makes the whole a rollback, which ends the prepared branch, too.
+        yield from report_prepared(xid, branch_id, resource_id, facts)
+    except BaseException as error:
+        yield from report_failure(error, xid, branch_id, resource_id, facts)
+        raise
 
 
 def _verify(status: str | None, wanted: str) -> None:

@@ -6,11 +6,14 @@ refuses the rest. Clauses are found at parenthesis depth 0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from troth.client.sql.lexer import Kind, LexicalError, Token
 from troth.client.sql.statement import MARK, Fragment, Statement, Verb
+
+_FIRST_WORD = re.compile(r"[A-Za-z]+|$")
 
 
 class Refused(Exception):
@@ -37,6 +40,9 @@ class Parser:
     """What reads a statement that begins with that word."""
     with_verbs: ClassVar[frozenset[str]]
     """The words that may follow a WITH clause."""
+    other_mode: ClassVar[str] = ""
+    """Where a refused statement that begins with one of `other_mode_takes` may run instead, as a hint."""
+    other_mode_takes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, sql: str, tokens: list[Token]) -> None:
         self._sql = sql
@@ -231,6 +237,9 @@ def parse_with(parser: type[Parser], sql: str, tokenize: Callable[[str], list[To
         return parser(sql, tokenize(sql)).statement()
     except (LexicalError, Refused) as error:
         hint = error.hint if isinstance(error, Refused) else "AT changes only rows it can restore; simplify it."
+        first = _FIRST_WORD.search(sql)
+        if first is not None and first[0].upper() in parser.other_mode_takes:
+            hint = f"{hint} {parser.other_mode}"
         return Statement(sql, Verb.REFUSED, reason=str(error), hint=hint)
 
 

@@ -40,6 +40,8 @@ class Touched:
     before: Sequence[FullRow] = ()
     after: Sequence[FullRow] = ()
     only: frozenset[str] | None = None
+    table: Table | None = None
+    """Whose rows they are, where the statement writes to several tables."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Self
 
 from troth.client.sql.tables import Column, Table, UniqueKey
 
@@ -18,6 +19,31 @@ LockKey = tuple[str, str]
 
 Spell = Callable[[Column, str, object], str]
 """How a dialect spells a key's value: column, collation, value (`Dialect.lock_part`)."""
+
+
+class UniqueKeyName(str):
+    """The pseudo-table `table#key name`, under which our coordinator locks what a row takes in a unique key."""
+
+    __slots__ = ()
+
+
+class LockText(str):
+    """Locks as text, with such of unique keys among them; `of_seata` is the same without those.
+
+    Seata's clients take no such locks and its server has narrow columns for their names, so they are for our own
+    coordinator only: whoever knows which one it is (the link) picks the text. A table may be named `a#b`, so the text
+    itself does not tell the two apart.
+    """
+
+    __slots__ = ("of_seata",)
+    of_seata: str
+
+    def __new__(cls, text: str, of_seata: str) -> Self:
+        """Keep both."""
+        made = super().__new__(cls, text)
+        made.of_seata = of_seata
+        return made
+
 
 _ESCAPES = str.maketrans({",": "%2C", ";": "%3B"})
 _TABLE_ESCAPES = str.maketrans({",": "%2C", ";": "%3B", ":": "%3A"})
@@ -40,7 +66,8 @@ def unique_locks(table: Table, row: tuple[object, ...], spell: Spell) -> Iterato
     for key in table.unique_keys:
         values = [row[table.place(name)] for name in key.columns]
         if key.nulls_equal or None not in values:
-            yield _lock(f"{table.name}#{key.name}", _unique_parts(table, key, values, spell))
+            name, parts = _lock(f"{table.name}#{key.name}", _unique_parts(table, key, values, spell))
+            yield UniqueKeyName(name), parts
 
 
 def changed_unique_locks(
@@ -58,7 +85,17 @@ def changed_unique_locks(
 
 
 def lock_text(locks: Iterable[LockKey]) -> str:
-    """All `locks` as one text: tables sorted, so that two branches ask in the same order; keys as they come, once."""
+    """All `locks` as one text: tables sorted, so that two branches ask in the same order; keys as they come, once.
+
+    With locks of unique keys among them it is a `LockText`.
+    """
+    everything = tuple(locks)
+    of_seata = [lock for lock in everything if type(lock[0]) is not UniqueKeyName]
+    text = _text(everything)
+    return text if len(of_seata) == len(everything) else LockText(text, _text(of_seata))
+
+
+def _text(locks: Iterable[LockKey]) -> str:
     tables: dict[str, dict[str, None]] = {}
     for table, key in locks:
         tables.setdefault(table, {})[key] = None

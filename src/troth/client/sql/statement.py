@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from troth.client.errors import NotSupported
+from troth.client.sql.tables import Table
 
 
 class Verb(Enum):
@@ -124,6 +126,10 @@ def _shift(numbered: str, count: int, offset: int) -> str:
     return "".join(piece + number for piece, number in zip(pieces, [*numbers, ""], strict=True))
 
 
+OR_BY_XA: Final = "Or run it on a connection of troth.xa.connect()."
+"""A hint: there, the database itself keeps everything undone until the end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One statement. What is not understood has the verb REFUSED, with a reason and a hint."""
@@ -148,6 +154,10 @@ class Statement:
     """The INSERT deletes the rows that are in its way (REPLACE)."""
     reason: str = ""
     hint: str = ""
+    more: tuple[Statement, ...] = ()
+    """The statement writes to several tables: what it is for each of the others."""
+    more_tables: tuple[Table, ...] = ()
+    """Those of `more`, once they are looked up."""
     calls: frozenset[str] = frozenset()
     """Names that stand before a parenthesis, and may be those of functions (where the dialect asks for them)."""
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
+
+GUARDED: Final = "guarded"
+"""Trait: triggers record what is written to the table past AT (`dialects.base_guard`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ that one died. Which calls run side by side is decided in waves, so the order in
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -34,6 +35,7 @@ from troth.client.states.definition import (
 from troth.client.states.spel import ExpressionError
 from troth.client.states.values import Raised, Value
 
+LONGEST_KEY: Final = 160
 MOST_VISITS: Final = 100_000
 """A machine that visits more states than this goes round in a circle."""
 
@@ -53,19 +55,19 @@ class TaskFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """Run a task. `key` is the same in every run; `compensates`: it undoes, and must be tried until it succeeds."""
+    """Run a task, after `delay_s` seconds. `key` is the same in every run, and of letters, digits and `. _ - < >`."""
 
     key: str
     task: ServiceTask | ScriptTask
     arguments: Sequence[Value]
-    compensates: bool
+    delay_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """Let so many seconds pass."""
+class Compensate:
+    """Run these tasks in this order; each must be tried until it succeeds. Send whether all have."""
 
-    seconds: float
+    tasks: Sequence[Invoke]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Parallel:
     limit: int
 
 
-Step: TypeAlias = Invoke | Wait | Parallel
+Step: TypeAlias = Invoke | Compensate | Parallel
 Run: TypeAlias = Generator[Step, Any, Any]
 
 
@@ -117,6 +119,7 @@ class _Visit:
     raised: Raised | None = None
     sub: Execution | None = None
     compensated: bool = False
+    delay_s: float = 0.0
 
 
 class _Stopped(Exception):
@@ -150,6 +153,7 @@ class Execution:
         self._forward_pause_s = forward_pause_s
         self._visited: dict[str, int] = {}
         self._numbers = 0
+        self._delay_s = 0.0
         self._visits: list[_Visit] = []
         self._compensation: ExecutionStatus | None = None
         self.variables: dict[str, Value] = dict(parameters)
@@ -169,7 +173,7 @@ class Execution:
             if attempt < self._forward_attempts:
                 self._visits = [visit for visit in self._visits if visit.task.name != at or visit.status is SU]
                 state = at
-                yield Wait(self._forward_pause_s * 2 ** (attempt - 1))
+                self._delay_s = self._forward_pause_s * 2 ** (attempt - 1)
         return self._ended(stopped)
 
     def _forward(self, state: str | None) -> Generator[Step, Any, tuple[_Stopped, str | None]]:
@@ -259,7 +263,7 @@ class Execution:
         number = self._visited[task.name] = self._visited.get(task.name, 0) + 1
         if sum(self._visited.values()) > MOST_VISITS:
             raise _Stopped(None, Raised(("EndlessStateMachine",), f"more than {MOST_VISITS} states were visited"))
-        return _Visit(task, f"{self._path}{task.name}{part}#{number}", local)
+        return _Visit(task, f"{self._path}{task.name}{part}-{number}", local)
 
     def _carry_out(self, visit: _Visit) -> Generator[Step, Any, None]:
         """Run one task to its end, retries included. Whatever it raises is noted in the visit."""
@@ -273,14 +277,14 @@ class Execution:
         number = 0
         while True:
             number += 1
-            key = visit.key if number == 1 else f"{visit.key}~{number}"
+            key = visit.key if number == 1 else f"{visit.key}<r{number}>"
             result, visit.raised = yield from self._attempt(visit, key, arguments)
             self._judge(visit, result)
             retry = self._retry_of(visit, attempts)
             if retry is None:
                 return
             attempts[retry] = attempts.get(retry, 0) + 1
-            yield Wait(retry.interval_s * retry.backoff_rate ** (attempts[retry] - 1))
+            visit.delay_s = retry.interval_s * retry.backoff_rate ** (attempts[retry] - 1)
 
     def _retry_of(self, visit: _Visit, attempts: Mapping[Retry, int]) -> Retry | None:
         """The first rule that names what was raised; it alone counts."""
@@ -298,8 +302,9 @@ class Execution:
         if isinstance(task, SubStateMachine):
             return (yield from self._run_sub_machine(visit, task, key, arguments))
         assert isinstance(task, ServiceTask | ScriptTask)
+        delay_s, visit.delay_s, self._delay_s = visit.delay_s or self._delay_s, 0.0, 0.0
         try:
-            return (yield Invoke(key, task, arguments, compensates=False)), None
+            return (yield Invoke(bounded(key), task, arguments, delay_s)), None
         except TaskFailed as failed:
             return None, failed.raised
 
@@ -352,7 +357,7 @@ class Execution:
             if self._is_complete(task, loop, len(collection), len(done)):
                 break
             wave = [
-                self._visit(task, {loop.element_name: collection[number], loop.index_name: number}, f"[{number}]")
+                self._visit(task, {loop.element_name: collection[number], loop.index_name: number}, f"<{number}>")
                 for number in range(first, min(first + loop.parallel, len(collection)))
             ]
             self._visits += wave
@@ -379,7 +384,7 @@ class Execution:
     def _fork(self, fork: Fork) -> Generator[Step, Any, str]:
         number = self._visited[fork.name] = self._visited.get(fork.name, 0) + 1
         chains = [
-            _Chain(self, f"{self._path}{fork.name}#{number}.{place}/", branch, fork.join)
+            _Chain(self, f"{self._path}{fork.name}-{number}.{place}>", branch, fork.join)
             for place, branch in enumerate(fork.branches)
         ]
         yield Parallel([chain.run() for chain in chains], fork.parallel)
@@ -400,7 +405,7 @@ class Execution:
             self._machines(task.machine),
             parameters,
             self._business_key,
-            path=f"{key}/",
+            path=f"{key}>",
             forward_attempts=self._forward_attempts,
             forward_pause_s=self._forward_pause_s,
         )
@@ -419,18 +424,31 @@ class Execution:
 
     def compensate(self, parameters: Mapping[str, Value] | None = None) -> Generator[Step, Any, None]:
         """Undo what was done or may have been, newest first. `parameters` come over the machine's own variables."""
+        plan = self.plan_compensation(parameters)
+        done = plan is not None and (not plan or (yield Compensate(plan)))
+        self.note_compensated(done=done)
+
+    def plan_compensation(self, parameters: Mapping[str, Value] | None = None) -> list[Invoke] | None:
+        """The tasks that undo this machine, in their order; None: it cannot be undone, so no task is to be run."""
         self.variables.update(parameters or {})
-        open_visits = [visit for visit in reversed(self._visits) if self._needs_undoing(visit)]
-        for visit in open_visits:
-            if visit.task.compensate_state is None and not isinstance(visit.task, SubStateMachine):
-                self._compensation = UN  # nothing is undone then, as in Seata: half of it may be worse
-                return
-        self._compensation = SU
-        for visit in open_visits:
-            if not (yield from self._undo(visit)):
-                self._compensation = UN
-                return
+        plan: list[Invoke] = []
+        for visit in self._to_undo():
+            part = self._plan_of(visit)
+            if part is None:
+                return None
+            plan += part
+        return plan
+
+    def note_compensated(self, *, done: bool) -> None:
+        """What was planned has been carried out, or not."""
+        self._compensation = SU if done else UN
+        for visit in self._to_undo() if done else ():
             visit.compensated = True
+            if visit.sub is not None:
+                visit.sub.note_compensated(done=True)
+
+    def _to_undo(self) -> list[_Visit]:
+        return [visit for visit in reversed(self._visits) if self._needs_undoing(visit)]
 
     def _needs_undoing(self, visit: _Visit) -> bool:
         task = visit.task
@@ -440,21 +458,19 @@ class Execution:
             return visit.sub is not None and not visit.sub.left_nothing
         return isinstance(task, ServiceTask) and (task.compensate_state is not None or task.for_update)
 
-    def _undo(self, visit: _Visit) -> Generator[Step, Any, bool]:
+    def _plan_of(self, visit: _Visit) -> list[Invoke] | None:
         undo = None if visit.task.compensate_state is None else self._machine.states[visit.task.compensate_state]
-        if visit.sub is not None and (undo is None or isinstance(undo, CompensateSubMachine)):
-            arguments = [] if undo is None else [one.fill(self._root(visit), self._number) for one in undo.input]
-            given = arguments[0] if arguments and isinstance(arguments[0], Mapping) else None
-            yield from visit.sub.compensate(given)
-            return visit.sub.left_nothing
-        assert isinstance(undo, ServiceTask | ScriptTask)
-        attempt = _Visit(undo, f"{visit.key}/{undo.name}", {**visit.local, **visit.outputs})
+        if undo is None and visit.sub is None:
+            return None  # it changes something, and nothing undoes it: then nothing is undone, as in Seata
+        root = self._root(visit)
         try:
-            arguments = [template.fill(self._root(attempt), self._number) for template in undo.input]
-            yield Invoke(attempt.key, undo, arguments, compensates=True)
-        except (ExpressionError, TaskFailed):
-            return False
-        return True
+            given = [] if undo is None else [one.fill(root, self._number) for one in undo.input]  # type: ignore[union-attr]
+        except ExpressionError:
+            return None
+        if visit.sub is not None and (undo is None or isinstance(undo, CompensateSubMachine)):
+            return visit.sub.plan_compensation(given[0] if given and isinstance(given[0], Mapping) else None)
+        assert isinstance(undo, ServiceTask | ScriptTask)
+        return [Invoke(bounded(f"{visit.key}>{undo.name}"), undo, given)]
 
 
 class _Chain(Execution):
@@ -491,3 +507,10 @@ class _Chain(Execution):
 
 def _expression_failed(place: str, error: ExpressionError) -> Raised:
     return Raised(("ExpressionError", "ValueError"), f"{place}: {error}")
+
+
+def bounded(key: str) -> str:
+    """`key`, or where it is too long its beginning and its digest."""
+    if len(key) <= LONGEST_KEY:
+        return key
+    return f"{key[: LONGEST_KEY - 33]}-{hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()}"

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -36,6 +37,7 @@ from troth.client.states.spel import ExpressionError
 from troth.client.states.values import Template, Test
 
 T = TypeVar("T")
+_NAME: Final = re.compile(r"[\w.-]{1,60}")
 _STATUSES: Final = MappingProxyType({status.value: status for status in ExecutionStatus})
 
 
@@ -143,6 +145,8 @@ def _recovery(machine: _Fields) -> Recovery:
 
 
 def _state(fields: _Fields, name: str) -> State:
+    if not _NAME.fullmatch(name):
+        raise DefinitionError(fields.place, "a state's name is made of letters, digits and . _ - only, at most 60")
     kind = fields.text("Type")
     reader = _READERS.get(kind)
     if reader is None:

@@ -74,6 +74,37 @@ def test_a_row_that_enters_after_the_image_is_not_touched(prices, in_global, cha
     assert expected in prices.rows("SELECT id, cents FROM price")
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE price JOIN cut ON cut.kind = price.kind SET price.cents = price.cents - cut.n, cut.n = 0",
+        "UPDATE cut LEFT JOIN price ON cut.kind = price.kind SET price.cents = price.cents - cut.n, cut.n = 0",
+        "DELETE price, cut FROM price JOIN cut USING (kind)",
+    ],
+)
+def test_rows_that_enter_a_join_of_several_written_tables_are_not_touched(prices, in_global, sql):
+    """New rows on either side, and one that joins a row that is imaged."""
+    prices.run("CREATE TABLE cut (id INT PRIMARY KEY, kind INT, n INT)", "INSERT INTO cut VALUES (1, 1, 5), (2, 7, 9)")
+    before = prices.dump()
+    connection = connection_to(prices)
+
+    def enter():
+        prices.run(
+            "INSERT INTO price VALUES (4, 1, 400, 40), (5, 3, 500, 50)", "INSERT INTO cut VALUES (3, 1, 1), (4, 3, 2)"
+        )
+
+    between = Between(connection, lambda text: sql[:12] in text and "COALESCE" in text, enter)
+    with in_global(XID):
+        connection.cursor().execute(sql)
+    assert between.done == 1
+    assert prices.dump() != before
+    assert prices.rows("SELECT id, cents FROM price WHERE id > 3 ORDER BY id") == [(4, 400), (5, 500)]
+    assert prices.rows("SELECT id, n FROM cut WHERE id > 2 ORDER BY id") == [(3, 1), (4, 2)]
+    prices.coordinator.rollback(XID)
+    prices.run("DELETE FROM price WHERE id > 3", "DELETE FROM cut WHERE id > 2")
+    assert prices.dump() == before
+
+
 def test_an_upsert_whose_row_comes_meanwhile_is_done_again(prices, in_global):
     connection = connection_to(prices)
     sql = "INSERT INTO price VALUES (7, 1, 1, 70) ON DUPLICATE KEY UPDATE cents = cents + 1"

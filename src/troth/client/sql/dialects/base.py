@@ -14,6 +14,7 @@ from troth.client.sql.undo import Field, RowChange, State
 
 if TYPE_CHECKING:
     from troth.client.sql.dialects.base_additive import HotRows
+    from troth.client.sql.dialects.base_guard import Guards
 
 
 class Fault(Enum):
@@ -45,6 +46,11 @@ class Dialect(Protocol):
     @property
     def errors_abort(self) -> bool:
         """Whether after any error the database refuses everything but ROLLBACK (and ROLLBACK TO), as PostgreSQL."""
+        ...
+
+    @property
+    def other_mode(self) -> str:
+        """Where what AT refuses may run instead, for hints; empty: nowhere."""
         ...
 
     def untouched(self) -> Flow[bool]:
@@ -87,6 +93,17 @@ class Dialect(Protocol):
     @property
     def hot_rows(self) -> HotRows:
         """The table of open increments, and what else additive statements need (at.md §6)."""
+        ...
+
+    # --- guards ---
+
+    @property
+    def guards(self) -> Guards:
+        """Triggers that record what is written past AT."""
+        ...
+
+    def mark_writes(self, *, on: bool) -> Flow[None]:
+        """Tell the triggers of a guard that what this connection writes now is AT's own; inside a local transaction."""
         ...
 
     # --- statements and tables ---

@@ -17,12 +17,14 @@ from troth.client.sql.dialects.base import Fault, match
 from troth.client.sql.dialects.mysql_additive import MYSQL_HOT_ROWS
 from troth.client.sql.dialects.mysql_catalogue import Session
 from troth.client.sql.dialects.mysql_grammar import parse
+from troth.client.sql.dialects.mysql_guard import MARK_OFF, MARK_ON, MySqlGuards
 from troth.client.sql.dialects.mysql_inserts import Inserter
 from troth.client.sql.dialects.mysql_replaces import Replacer
+from troth.client.sql.dialects.mysql_several import modify_several
 from troth.client.sql.dialects.mysql_statement import MySqlStatement
 from troth.client.sql.dialects.parsed import Parsed
 from troth.client.sql.image import Images, Key, Outcome
-from troth.client.sql.statement import Statement, Verb
+from troth.client.sql.statement import OR_BY_XA, Statement, Verb
 from troth.client.sql.tables import Column, Refusal, Table
 from troth.client.sql.undo import Field, RowChange, State
 
@@ -42,6 +44,7 @@ _UNDO_COLUMNS = ("branch_id", "xid", "context", "rollback_info", "log_status", "
 _NAMES = re.compile(r"(`(?:[^`]|``)+`)|([^`.]+)")
 _FOREIGN_KEYS = "foreignKeys"
 """Key of an undo row's `context`."""
+_DRIVERS = ("pymysql", "asyncmy")
 _BUSY = frozenset({1205, 1213, 3572})
 """Lock wait timeout, deadlock, NOWAIT."""
 _CONSTRAINT = frozenset({1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 1761, 1762, 3819, 4025})
@@ -59,6 +62,7 @@ class MySqlDialect:
 
     begin = "START TRANSACTION"
     errors_abort = False
+    other_mode = OR_BY_XA
     hot_rows = MYSQL_HOT_ROWS
     insert_undo = (
         "INSERT INTO undo_log (branch_id, xid, context, rollback_info, log_status, log_created, log_modified) "
@@ -69,6 +73,7 @@ class MySqlDialect:
 
     def __init__(self, database: str, *, counts_found: bool = False, zone: tzinfo | None = None) -> None:
         self._database = database
+        self.guards = MySqlGuards(database)
         self._counts_found = counts_found
         self._zone = mysql_types.Zone(zone)
         self._parsed = Parsed()
@@ -92,7 +97,7 @@ class MySqlDialect:
     def fault(self, error: BaseException) -> Fault:
         """By the number of the error."""
         number = error.args[0] if error.args else None
-        if type(error).__module__.partition(".")[0] != "pymysql" or not isinstance(number, int):
+        if type(error).__module__.partition(".")[0] not in _DRIVERS or not isinstance(number, int):
             return Fault.LOST if isinstance(error, OSError) else Fault.OTHER
         if number in _BUSY:
             return Fault.BUSY
@@ -119,6 +124,15 @@ class MySqlDialect:
     def check_undo_table(self) -> Flow[list[str]]:
         """What is wrong with `undo_log`, in sentences (at.md §4)."""
         return (yield from check_undo_table(self._database))
+
+    # --- guards ---
+
+    def mark_writes(self, *, on: bool) -> Flow[None]:
+        """A variable of the session, so it is taken away at once: what comes next may be no statement of AT."""
+        if on:
+            yield from postponed(MARK_ON)
+        else:
+            yield from query(MARK_OFF)
 
     # --- statements and tables ---
 
@@ -203,6 +217,8 @@ class MySqlDialect:
         """See `mysql_images` and `mysql_inserts`."""
         if not isinstance(statement, MySqlStatement):
             raise TypeError(f"{type(statement).__name__} was not parsed here")
+        if statement.more:
+            return (yield from modify_several(statement, (table, *statement.more_tables), parameters))
         if statement.verb is not Verb.INSERT:
             return (yield from mysql_images.modify(statement, table, parameters))
         session = yield from self._read_session()

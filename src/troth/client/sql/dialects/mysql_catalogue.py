@@ -9,9 +9,10 @@ from itertools import groupby
 
 from troth.client.flow import Flow, Query, Rows, query
 from troth.client.sql.dialects import mysql_types
+from troth.client.sql.dialects.base_guard import GUARD
 from troth.client.sql.dialects.mysql_types import QUALIFIER, Family, family, quote
 from troth.client.sql.dialects.mysql_words import RESERVED
-from troth.client.sql.tables import Column, ForeignKey, Refusal, Table, UniqueKey
+from troth.client.sql.tables import GUARDED, Column, ForeignKey, Refusal, Table, UniqueKey
 
 AUTO_INCREMENT, ON_UPDATE, HAS_DEFAULT = "auto increment ", "on update ", "default "
 """Traits of a table: before the name of a column."""
@@ -49,7 +50,8 @@ _SIGNATURE = """SELECT
      EXTRA, COLUMN_DEFAULT)))) FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s),
   (SELECT CONCAT(COUNT(*), ' ', SUM(CRC32(CONCAT_WS(0x1f, INDEX_NAME, SEQ_IN_INDEX, COLUMN_NAME, SUB_PART))))
      FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND NON_UNIQUE = 0),
-  (SELECT COUNT(*) FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = %s AND EVENT_OBJECT_TABLE = %s),
+  (SELECT CONCAT(COUNT(*), ' ', SUM(CRC32(TRIGGER_NAME))) FROM information_schema.TRIGGERS
+     WHERE EVENT_OBJECT_SCHEMA = %s AND EVENT_OBJECT_TABLE = %s),
   (SELECT CONCAT(COUNT(*), ' ', SUM(CRC32(CONCAT_WS(0x1f, CONSTRAINT_NAME, TABLE_NAME, UPDATE_RULE, DELETE_RULE))))
      FROM information_schema.REFERENTIAL_CONSTRAINTS
      WHERE CONSTRAINT_SCHEMA = %s AND (TABLE_NAME = %s OR REFERENCED_TABLE_NAME = %s))
@@ -155,9 +157,10 @@ def read_table(database: str, name: str) -> Flow[Table | Refusal]:
     rows = yield from query(_COLUMNS, place)
     keys = yield from query(_KEYS, place)
     triggers = yield from query(_TRIGGERS, place)
-    if triggers.rows:
+    foreign = [_text(row[0]) for row in triggers.rows if not _text(row[0]).startswith(f"{GUARD}_")]
+    if foreign:
         return Refusal(
-            f"table {name} has the trigger {triggers.rows[0][0]}, whose writes AT does not see.",
+            f"table {name} has the trigger {foreign[0]}, whose writes AT does not see.",
             "Drop the trigger and do its work in the application.",
         )
     columns = _columns(rows, keys)
@@ -174,7 +177,7 @@ def read_table(database: str, name: str) -> Flow[Table | Refusal]:
         parents=parents,
         children=children,
         source=source(database, name),
-        traits=frozenset(_traits(rows)),
+        traits=frozenset((*_traits(rows), GUARDED) if triggers.rows else _traits(rows)),
         spelling=_spelling(name),
     )
 

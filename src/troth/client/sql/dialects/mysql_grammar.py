@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import ClassVar
@@ -12,7 +13,7 @@ from troth.client.sql.dialects.mysql_lexer import tokenize
 from troth.client.sql.dialects.mysql_pieces import Pieces, TableFactor
 from troth.client.sql.dialects.mysql_statement import Insertion, MySqlStatement, Piece, Source
 from troth.client.sql.grammar import Parser, Reader, Refused, not_understood, parse_with
-from troth.client.sql.statement import Statement, Verb
+from troth.client.sql.statement import OR_BY_XA, Statement, Verb
 
 _ENDS = frozenset({"WHERE", "ORDER", "LIMIT", "RETURNING"})
 _VOLATILE = frozenset(
@@ -58,6 +59,8 @@ def _keeps(name: str, assignments: str) -> bool:
 
 class _MySqlParser(Pieces):
     with_verbs = frozenset({"SELECT", "UPDATE", "DELETE"})
+    other_mode = OR_BY_XA
+    other_mode_takes = frozenset({"SELECT", "INSERT", "REPLACE", "UPDATE", "DELETE", "WITH", "CALL", "DO"})
 
     def statement(self) -> Statement:
         if self._tokens and self._tokens[0].text == "(":
@@ -194,9 +197,13 @@ class _MySqlParser(Pieces):
         self._at = set_place + 1
         ends = self._clauses_of(_ENDS)
         assigned = self._assignments(min(ends.values(), default=len(self._tokens)))
-        factor = self._written(factors, {qualifier for qualifier, _ in assigned})
-        columns = tuple(name for _, name in assigned)
-        return self._modification(Verb.UPDATE, factor, factors, (sources, set_place), ends, columns)
+        written = self._written(factors, [qualifier for qualifier, _ in assigned])
+        alone = len(written) == 1
+        targets = [
+            (factor, tuple(name for qualifier, name in assigned if alone or qualifier.lower() == alias))
+            for alias, factor in written.items()
+        ]
+        return self._modification(Verb.UPDATE, targets, len(factors) > 1, (sources, set_place), ends)
 
     def delete(self) -> Statement:
         self._at += 1
@@ -215,27 +222,28 @@ class _MySqlParser(Pieces):
         factors = self._factors(sources, end)
         if not names and len(factors) > 1:
             raise not_understood("DELETE")
-        factor = self._written(factors, set(names))
-        return self._modification(Verb.DELETE, factor, factors, (sources, end), ends, ())
+        targets = [(factor, ()) for factor in self._written(factors, names).values()]
+        return self._modification(Verb.DELETE, targets, len(factors) > 1, (sources, end), ends)
 
     def _modification(
         self,
         verb: Verb,
-        factor: TableFactor,
-        factors: list[TableFactor],
+        targets: Sequence[tuple[TableFactor, tuple[str, ...]]],
+        joins: bool,
         sources: tuple[int, int],
         ends: dict[str, int],
-        columns: tuple[str, ...],
     ) -> Statement:
+        """`targets` are the tables that are written to, with the columns that are set."""
         total = len(self._tokens)
         returning = ends.get("RETURNING", total)
         tail = min(ends.get("ORDER", returning), ends.get("LIMIT", returning))
         where = ends.get("WHERE", tail)
-        if len(factors) > 1 and tail < returning:
+        if joins and tail < returning:
             raise Refused("ORDER BY and LIMIT over several tables are not understood.", "Use a subquery.")
         self._check_stable(*sources)
         self._check_stable(where, total)
-        return MySqlStatement(
+        (factor, columns), *others = targets
+        statement = MySqlStatement(
             self._sql,
             verb,
             factor.schema,
@@ -252,6 +260,11 @@ class _MySqlParser(Pieces):
             output=self._piece(returning + 1, total),
             places=self._all_places(),
         )
+        more = (
+            replace(statement, schema=other.schema, table=other.table, target=other.alias, set_columns=names)
+            for other, names in others
+        )
+        return replace(statement, more=tuple(more)) if others else statement
 
     def _check_stable(self, start: int, end: int) -> None:
         """What chooses rows must choose the same ones twice."""

@@ -37,7 +37,7 @@ def modify(statement: MySqlStatement, table: Table, given: Parameters) -> Flow[I
     Raises:
         NotSupported: a row cannot be found again.
     """
-    _check_columns(statement, table)
+    check_columns(statement, table)
     before = yield from _lock_rows(statement, table, given)
     if not before:
         done = yield from user_query(*_restricted(statement, table, given, ()))
@@ -64,7 +64,8 @@ def check_given(statement: MySqlStatement, given: Parameters) -> Flow[None]:
         raise NotSupported("the statement has not as many placeholders as it was given parameters.") from error
 
 
-def _check_columns(statement: MySqlStatement, table: Table) -> None:
+def check_columns(statement: MySqlStatement, table: Table) -> None:
+    """Raises NotSupported where a column is set that the table has not."""
     unknown = [name for name in statement.set_columns if not table.has(name)]
     if unknown:
         raise NotSupported(f"{table.name} has no column {unknown[0]}.")

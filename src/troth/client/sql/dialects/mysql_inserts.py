@@ -24,7 +24,7 @@ from troth.client.sql.dialects.mysql_images import (
     user_rows,
 )
 from troth.client.sql.dialects.mysql_statement import Composer, Insertion, MySqlStatement, Piece, Source
-from troth.client.sql.dialects.mysql_types import quote
+from troth.client.sql.dialects.mysql_types import Family, family, quote
 from troth.client.sql.image import FullRow, ImageMoved, Images, Key, Touched
 from troth.client.sql.tables import Table
 from troth.client.sql.undo import SqlType
@@ -266,6 +266,9 @@ class Inserter:
                 f"the value of {name} decides which row is meant, and {text!r} is not plain.",
                 "Compute it first, and give it as a parameter.",
             )
+        elif family(self.table.column(name)) is Family.BIT:
+            # What is stored as bits, a comparison would take for a text of digits.
+            select.add("CAST(CONV(HEX(").piece(piece).add("), 16, 10) AS UNSIGNED)")
         else:
             select.add("(").piece(piece).add(")")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -93,21 +94,24 @@ class Pieces(Parser):
         has_alias = self._at < end and self._symbol() != "," and self._word() not in _NO_ALIAS
         return TableFactor(schema, table, self._identifier("alias") if has_alias else table)
 
-    def _written(self, factors: list[TableFactor], qualifiers: set[str]) -> TableFactor:
-        """The one table that the statement writes to; `qualifiers` are the names that it is called by."""
+    def _written(self, factors: list[TableFactor], qualifiers: Iterable[str]) -> dict[str, TableFactor]:
+        """The tables that the statement writes to, by their aliases in lower case; `qualifiers` are what it calls them.
+
+        Of a single one the qualifiers say nothing.
+        """
         if len(factors) == 1:
-            return self._known(factors[0])
-        if len(qualifiers) != 1:
-            raise Refused("a statement that writes to several tables is not understood.", "Write one per table.")
-        (name,) = qualifiers
-        if not name:
-            raise Refused(
-                "over several tables it is not plain whose columns are set.", "Qualify them: SET table.column = …"
-            )
-        found = [factor for factor in factors if factor.alias.lower() == name.lower()]
-        if len(found) != 1:
-            raise not_understood("table")
-        return self._known(found[0])
+            return {factors[0].alias.lower(): self._known(factors[0])}
+        written: dict[str, TableFactor] = {}
+        for name in qualifiers:
+            if not name:
+                raise Refused(
+                    "over several tables it is not plain whose columns are set.", "Qualify them: SET table.column = …"
+                )
+            found = [factor for factor in factors if factor.alias.lower() == name.lower()]
+            if len(found) != 1:
+                raise not_understood("table")
+            written[name.lower()] = self._known(found[0])
+        return written
 
     def _known(self, factor: TableFactor) -> TableFactor:
         if not factor.table:

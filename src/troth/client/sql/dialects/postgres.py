@@ -25,9 +25,10 @@ from troth.client.sql.dialects.postgres_catalogue import (
     spelled,
 )
 from troth.client.sql.dialects.postgres_grammar import parse
+from troth.client.sql.dialects.postgres_guard import MARK_ON, PostgresGuards
 from troth.client.sql.dialects.postgres_types import Zone, lock_part, mark, quote, shown
 from troth.client.sql.image import Images, Key, Outcome
-from troth.client.sql.statement import Statement
+from troth.client.sql.statement import OR_BY_XA, Statement
 from troth.client.sql.tables import Column, Refusal, Table
 from troth.client.sql.undo import Field, RowChange, State
 
@@ -87,12 +88,14 @@ class PostgresDialect:
 
     begin = "BEGIN"
     errors_abort = True
+    other_mode = OR_BY_XA
 
     def __init__(self, undo_schema: str = PUBLIC, zone: tzinfo | None = None, server_version: int = 0) -> None:
         self._has_old = server_version >= _OLD_IN_RETURNING
         self._undo_schema = undo_schema
         self._undo = spelled(undo_schema, UNDO_TABLE)
         self.hot_rows = postgres_hot_rows(undo_schema, self._undo)
+        self.guards = PostgresGuards(undo_schema)
         self._zone = Zone(zone)
         self._parsed = Parsed()
         self._texts = postgres_images.composed()
@@ -154,6 +157,13 @@ class PostgresDialect:
         """What is wrong with the undo table, in sentences (at.md §4)."""
         return (yield from check_undo_table(self._undo_schema))
 
+    # --- guards ---
+
+    def mark_writes(self, *, on: bool) -> Flow[None]:
+        """A setting of the local transaction; it needs no taking away."""
+        if on:
+            yield from postponed(MARK_ON)
+
     # --- statements and tables ---
 
     def parse(self, sql: str, *, parameterised: bool = True) -> Statement:
@@ -179,7 +189,7 @@ class PostgresDialect:
             if self._functions[name]:
                 raise NotSupported(
                     f"the function {name} is VOLATILE, so it may write rows of which AT has no image.",
-                    "Declare it STABLE if it only reads; else execute its statements yourself.",
+                    f"Declare it STABLE if it only reads; else execute its statements yourself. {OR_BY_XA}",
                 )
 
     def quote(self, name: str) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from troth.client.flow import Flow, Rows, query
 from troth.client.sql.dialects.postgres_types import CASELESS, EXACT, KEY_TYPES, SCALELESS, jdbc_type, quote
-from troth.client.sql.tables import Column, ForeignKey, Refusal, Table, UniqueKey
+from troth.client.sql.tables import GUARDED, Column, ForeignKey, Refusal, Table, UniqueKey
 
 PARTITIONED = "partitioned"
 """Trait: the table has partitions, so it is named without ONLY."""
@@ -87,7 +87,9 @@ SELECT json_build_object(
         AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = i.indexrelid)))
     ORDER BY p.relname LIMIT 1),
   'triggers', (SELECT json_agg(t.tgname) FROM pg_catalog.pg_trigger t
-    WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')),
+    WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+      AND t.tgname NOT IN ('troth_guard', 'troth_guard_truncate')),
+  'guarded', EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'troth_guard'),
   'exclusions', (SELECT json_agg(k.conname) FROM pg_catalog.pg_constraint k
     WHERE k.conrelid = c.oid AND k.contype = 'x'))::text
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s::oid
@@ -243,9 +245,16 @@ def read_table(oid: str, undo_table: tuple[str, str]) -> Flow[Table | Refusal]:
         tuple(_foreign_key(key) for key in keys if key["own"]),
         tuple(_foreign_key(key) for key in keys if key["referred"]),
         spelled(facts["schema"], facts["name"]),
-        frozenset({PARTITIONED} if facts["kind"] == "p" else ()),
+        frozenset(_traits(facts)),
         _lock_name(facts["space"], facts["spelling"]),
     )
+
+
+def _traits(facts: Mapping[str, Any]) -> Iterator[str]:
+    if facts["kind"] == "p":
+        yield PARTITIONED
+    if facts["guarded"]:
+        yield GUARDED
 
 
 def writing_functions(names: Iterable[str]) -> Flow[frozenset[str]]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from troth.client.sql.dialects.postgres_lexer import tokenize
 from troth.client.sql.grammar import Parser, Reader, Refused, not_understood, parse_with
 from troth.client.sql.lexer import Kind, Token
-from troth.client.sql.statement import Fragment, Image, Statement, Verb
+from troth.client.sql.statement import OR_BY_XA, Fragment, Image, Statement, Verb
 
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
 _NO_FUNCTIONS = frozenset(
@@ -49,6 +49,10 @@ def _calls(tokens: list[Token]) -> frozenset[str]:
 
 class _PostgresParser(Parser):
     with_verbs = frozenset({"INSERT", "UPDATE", "DELETE", "SELECT", "VALUES", "TABLE", "MERGE"})
+    other_mode = OR_BY_XA
+    other_mode_takes = frozenset(
+        {"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "CALL", "DO", "COPY", "TRUNCATE"}
+    )
 
     def _with_query(self) -> None:
         if self._word(1) in _WRITES:

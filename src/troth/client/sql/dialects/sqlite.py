@@ -11,6 +11,7 @@ from troth.client.sql.dialects.base import Fault, select_matching
 from troth.client.sql.dialects.parsed import Parsed
 from troth.client.sql.dialects.sqlite_additive import SQLITE_HOT_ROWS
 from troth.client.sql.dialects.sqlite_grammar import parse
+from troth.client.sql.dialects.sqlite_guard import MARK_OFF, MARK_ON, SqliteGuards
 from troth.client.sql.dialects.sqlite_lockkeys import lock_part
 from troth.client.sql.image import Images, Key, Outcome
 from troth.client.sql.statement import Statement
@@ -53,7 +54,9 @@ class SqliteDialect:
 
     begin = "BEGIN IMMEDIATE"
     errors_abort = False
+    other_mode = ""
     hot_rows = SQLITE_HOT_ROWS
+    guards = SqliteGuards()
     insert_undo = (
         "INSERT INTO main.undo_log (branch_id, xid, context, rollback_info, log_status, log_created, log_modified) "
         f"VALUES (?, ?, ?, ?, ?, {_NOW}, {_NOW})"
@@ -94,6 +97,12 @@ class SqliteDialect:
     def check_undo_table(self) -> Flow[list[str]]:
         """What is wrong with `main.undo_log`, in sentences (at.md §4)."""
         return (yield from check_undo_table())
+
+    # --- guards ---
+
+    def mark_writes(self, *, on: bool) -> Flow[None]:
+        """A row of the file, inside the local transaction, which nobody else can read."""
+        yield from query(MARK_ON if on else MARK_OFF)
 
     # --- statements and tables ---
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby, pairwise
 
 from troth.client.flow import Flow, Rows, query
+from troth.client.sql.dialects.base_guard import GUARD
 from troth.client.sql.dialects.sqlite_lexer import tokenize
 from troth.client.sql.dialects.sqlite_lockkeys import FOLDABLE
-from troth.client.sql.tables import Column, ForeignKey, Refusal, Table, UniqueKey
+from troth.client.sql.tables import GUARDED, Column, ForeignKey, Refusal, Table, UniqueKey
 from troth.client.sql.values import JdbcType
 
 _FIND = "SELECT schema, name, type FROM pragma_table_list WHERE name = ? COLLATE NOCASE"
@@ -58,7 +60,10 @@ def read_table(schema: str | None, name: str) -> Flow[Table | Refusal]:
         tuple(_foreign_keys(children)),
         f"main.{quote(real)}",
     )
-    return (yield from _refusal(table)) or table
+    triggers = [str(row[0]) for row in (yield from query(_TRIGGERS, (table.name,))).rows]
+    foreign = next((name for name in triggers if not name.startswith(f"{GUARD}_")), None)
+    refusal = yield from _refusal(table, foreign)
+    return refusal or (replace(table, traits=frozenset({GUARDED})) if triggers else table)
 
 
 def broken_foreign_keys(table: str) -> Flow[str | None]:
@@ -187,17 +192,16 @@ def _foreign_keys(rows: Rows) -> Iterator[ForeignKey]:
         )
 
 
-def _refusal(table: Table) -> Flow[Refusal | None]:
-    """Why AT does not write to `table`, if so."""
+def _refusal(table: Table, trigger: str | None) -> Flow[Refusal | None]:
+    """Why AT does not write to `table`, if so. `trigger`: one that is no guard's."""
     if not table.key:
         return Refusal(
             f"table {table.name} has no primary key, so its rows cannot be named.",
             f"Rebuild it with one, for example `CREATE TABLE {table.name} (id INTEGER PRIMARY KEY, …)`.",
         )
-    triggers = yield from query(_TRIGGERS, (table.name,))
-    if triggers.rows:
+    if trigger is not None:
         return Refusal(
-            f"table {table.name} has the trigger {triggers.rows[0][0]}, whose writes AT does not see.",
+            f"table {table.name} has the trigger {trigger}, whose writes AT does not see.",
             "Drop the trigger and do its work in the application.",
         )
     definition = yield from query(_DEFINITION, (table.name,))
