@@ -10,8 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
+# Every process that a demo or a test starts would compile all that it imports: 1 s each, and there are hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check soak faults bench docs format lock wheel clean
+.PHONY: help setup demo test check soak faults bench proto docs format lock wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -23,8 +25,9 @@ $(UV):
 
 $(STAMP): $(UV) requirements.lock pyproject.toml
 	[ -x $(BIN)/python ] || $(UV) venv --quiet --python "$$(command -v $(PYTHON))" $(VENV)
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --editable .
+	$(BIN)/python -m compileall -q src
 	touch $@
 
 demo: $(STAMP) ## buy and not buy: three services, three databases, all or nothing (DB=postgres or DB=mysql: private servers)
@@ -44,6 +47,9 @@ faults: $(STAMP) ## every fault on real processes; writes the table of docs/faul
 
 bench: $(STAMP) ## figures beside real Seata servers, into docs/benchmarks.md (Go, a JDK, Maven; some 12 min)
 	$(BIN)/python bench/run.py --all --write docs/benchmarks.md
+
+proto: $(STAMP) ## generate the messages of DTM's gRPC door from proto/
+	scripts/proto
 
 docs: $(STAMP) ## redraw what the docs show of the code
 	$(BIN)/python scripts/draw_table.py > docs/transitions.md

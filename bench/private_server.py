@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 15.0  # the server promises 10 s
@@ -36,6 +37,8 @@ class PrivateServer:
     address: str
     admin: str
     log: Path
+    ready: dict[str, Any]
+    """What it said when it was ready."""
 
     def counts(self) -> Counts:
         """Read the counters now."""
@@ -77,16 +80,20 @@ def counter(text: str, name: str, label: str) -> int:
 
 
 @contextmanager
-def private_server(store: str, directory: Path) -> Iterator[PrivateServer]:
-    """Start `troth serve` on `store`, with its output in `directory`; stop it when the block ends, however it ends."""
+def private_server(store: str, directory: Path, *more: str) -> Iterator[PrivateServer]:
+    """Start `troth serve` on `store`, with its output in `directory`; stop it when the block ends, however it ends.
+
+    DTM's doors stay shut unless `more` opens them.
+    """
     log = directory / "server.log"
     command = [str(Path(sys.executable).parent / "troth"), "serve", "--host", "127.0.0.1"]
     command += ["--port", "0", "--admin-port", "0", "--store", store, "--ready-json"]
+    command += more or ("--dtm-http-port", "off", "--dtm-grpc-port", "off")
     with (directory / "server.out").open("wb") as out, log.open("wb") as err:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
     try:
         ready = await_ready(process, directory / "server.out", log)
-        yield PrivateServer(process, ready["address"], ready["admin"].rstrip("/"), log)
+        yield PrivateServer(process, ready["address"], ready["admin"].rstrip("/"), log, ready)
     except BaseException:
         end(process)
         raise
@@ -94,7 +101,7 @@ def private_server(store: str, directory: Path) -> Iterator[PrivateServer]:
         raise ServerFailed(f"the server ended with status {status} on SIGTERM{tail(log)}")
 
 
-def await_ready(process: subprocess.Popen[bytes], out: Path, log: Path) -> dict[str, str]:
+def await_ready(process: subprocess.Popen[bytes], out: Path, log: Path) -> dict[str, Any]:
     """Wait for the line that says where the doors are."""
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
@@ -102,7 +109,7 @@ def await_ready(process: subprocess.Popen[bytes], out: Path, log: Path) -> dict[
             if line.startswith("{") and line.endswith("\n"):
                 said = json.loads(line)
                 if "address" in said and "admin" in said:
-                    return {"address": said["address"], "admin": said["admin"]}
+                    return dict(said)
         if process.poll() is not None:
             raise ServerFailed(f"the server ended with status {process.returncode} before it was ready{tail(log)}")
         time.sleep(0.02)

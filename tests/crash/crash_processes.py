@@ -65,9 +65,9 @@ class CrashingCoordinator(CoordinatorProcess):
 # ---- what is open before, and must be afterwards ----
 
 
-def make_standing(directory: Path) -> None:
+def make_standing(directory: Path, coordinator: CoordinatorProcess | None = None) -> None:
     """A store with one transaction of each kind that a coordinator can find at its start; its process is killed."""
-    coordinator = CoordinatorProcess(directory)
+    coordinator = coordinator or CoordinatorProcess(directory)
     try:
         with WireClient(coordinator.start().port).register_tm() as client:
             kinds = ("open", "voted", "committing", "rolling back", "ended")

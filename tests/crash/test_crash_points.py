@@ -26,7 +26,9 @@ from crash_processes import (
     make_standing,
     new_coordinator_on,
 )
+from crash_stores import PostgresGround
 
+from troth.demo.servers.private import PrivateServer
 from troth.testing.crash.point import Role
 from troth.testing.crash.points import POINTS
 
@@ -34,6 +36,8 @@ pytestmark = pytest.mark.engines
 
 
 SAMPLE = 2
+AT_TC = tuple(point.name for point in POINTS.values() if point.role is Role.TC)
+ELSEWHERE = tuple(point.name for point in POINTS.values() if point.role is not Role.TC)
 PATIENT_MS = 20_000
 """Timeout of the program's transactions where the coordinator dies: it must be longer than a restart takes."""
 HASTY_MS = 4_000
@@ -70,12 +74,26 @@ def banks(tmp_path: Path) -> list[Bank]:
     return [Bank(f"sqlite:///{tmp_path / name}.db").make() for name in ("north", "south")]
 
 
+@pytest.fixture(scope="module")
+def ground(
+    postgres_server: PrivateServer, _database_numbers: Iterator[int], tmp_path_factory: pytest.TempPathFactory
+) -> PostgresGround:
+    return PostgresGround(postgres_server, tmp_path_factory.mktemp("ground"), _database_numbers)
+
+
 Crew = tuple[tuple[CrashingCoordinator, Standing], list[Bank], Path]
 
 
 @pytest.fixture
 def crew(coordinator: tuple[CrashingCoordinator, Standing], banks: list[Bank], tmp_path: Path) -> Crew:
     return coordinator, banks, tmp_path
+
+
+def drawn() -> random.Random:
+    """The chance of this run, from a seed that is printed."""
+    seed = int(os.environ.get("TROTH_CRASH_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"TROTH_CRASH_SEED={seed}")
+    return random.Random(seed)
 
 
 def replay(name: str, nth: int) -> str:
@@ -165,11 +183,8 @@ def test_every_point_is_reached(crew: Crew) -> None:
 def test_at_a_drawn_sample_of_points(
     standing: Path, steady: tuple[CrashingCoordinator, Standing], tmp_path: Path
 ) -> None:
-    seed = int(os.environ.get("TROTH_CRASH_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"TROTH_CRASH_SEED={seed}")
-    chance = random.Random(seed)
-    by_role = [[p.name for p in POINTS.values() if (p.role is Role.TC) is at_tc] for at_tc in (True, False)]
-    for name in [name for names in by_role for name in chance.sample(names, SAMPLE // 2)]:
+    chance = drawn()
+    for name in [name for names in (AT_TC, ELSEWHERE) for name in chance.sample(names, SAMPLE // 2)]:
         folder = tmp_path / name
         folder.mkdir()
         banks = [Bank(f"sqlite:///{folder / bank}.db").make() for bank in ("north", "south")]
@@ -181,6 +196,24 @@ def test_at_a_drawn_sample_of_points(
         finally:
             if made is not steady:
                 made[0].close()
+
+
+def dies_on_a_shared_store(name: str, ground: PostgresGround, banks: list[Bank], folder: Path) -> None:
+    made = ground.new_coordinator(folder / "coordinator")
+    try:
+        check(name, die_at(name, 1, (made, banks, folder)))
+    finally:
+        made[0].close()
+
+
+def test_at_a_drawn_point_on_a_shared_store(ground: PostgresGround, banks: list[Bank], tmp_path: Path) -> None:
+    dies_on_a_shared_store(drawn().choice(AT_TC), ground, banks, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", AT_TC)
+def test_at_every_point_on_a_shared_store(name: str, ground: PostgresGround, banks: list[Bank], tmp_path: Path) -> None:
+    dies_on_a_shared_store(name, ground, banks, tmp_path)
 
 
 def check(name: str, outcome: str) -> None:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from bank_audit import Audit, audit
-from bank_databases import Database, DatabaseServer
+from bank_databases import Database
 from bank_settings import BANKS
 from fault_proxy import Proxy
 from preload import Control, build
 
 from fixtures_coordinator import CoordinatorProcess, until
+from fixtures_restarts import DatabaseServer
 from troth.demo.servers.plan import Kind
 from troth.demo.servers.private import start
 

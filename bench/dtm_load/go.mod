@@ -1,0 +1,3 @@
+module troth/bench/dtm_load
+
+go 1.21
