@@ -5,10 +5,10 @@
 
 Every transaction is begin, register (AT with two row locks, TCC with a context of 200 bytes, XA with its vote), commit,
 and phase two, answered at once; a TCC or XA commit is heard after phase two, as ever. A saga is begin with its runner,
-the record of one step of 200 bytes, commit: it has no phase two. Each round measures every mode
-once, at one server each, and ratios are taken inside a round. The generator is Python and shares the machine, so the
-ratios say more than the rates. Of a large transaction the time and the server's CPU time of a branch (of a step) are compared
-with those of one of ten, for TCC's commit and rollback, and for a saga; `tests/acceptance/test_tcc_scale.py` asserts what can be
+the record of one step of 200 bytes, commit: it has no phase two. Each round measures every mode once, at one server
+each, and ratios are taken inside a round. The generator is Python and shares the machine, so the ratios say more than
+the rates. Of a large transaction the time and the server's CPU time of a branch (of a step) are compared with those of
+one of ten, for TCC's commit and rollback, and for a saga; `tests/acceptance/test_tcc_scale.py` asserts what can be
 counted.
 """
 

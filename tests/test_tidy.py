@@ -58,7 +58,8 @@ def tracked() -> list[Path]:
             check=True,
         ).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return [p for folder in ("src", "tests", "docs", "scripts", "bench") for p in (ROOT / folder).rglob("*.*")]
+        folders = ("src", "tests", "docs", "scripts", "bench")
+        return [p for folder in folders for p in (ROOT / folder).rglob("*.*") if p.is_file()]
     return [ROOT / name for name in listed if (ROOT / name).is_file()]
 
 

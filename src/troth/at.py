@@ -156,7 +156,7 @@ def check(url: str) -> list[str]:
 def guard(url: str, table: str, *, trust: Sequence[str] = ()) -> None:
     """Have the database record at once what is written to `table` past AT (docs/operations/dirty-writes.md).
 
-    Harmless when repeated. Needs the undo table, and the right to make triggers on the table (on PostgreSQL its owner's).
+    Harmless when repeated. Needs the undo table, and the right to make triggers on `table` (PostgreSQL: its owner's).
 
     Args:
         url: which database, as for `connect`.

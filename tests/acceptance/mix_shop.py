@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import aiosqlite
 import psycopg
 import pymysql
 
@@ -53,6 +54,9 @@ class Shop:
             cursor.execute(sql)
             return list(cursor.fetchall()) if cursor.description else []
 
+    def _tables(self) -> dict[str, tuple[str, ...]]:
+        return {self.sqlite: ("stock", "seat"), self.postgres: ("bill",), self.mariadb: ("points", "bonus")}
+
     def make(self) -> Shop:
         for url, tables in (
             (self.sqlite, ("stock", "seat")),
@@ -69,6 +73,13 @@ class Shop:
         troth.at.init(self.mariadb)
         fence_table.init(self.sqlite)
         return self
+
+    def reset(self) -> None:
+        """As `make` has left the rows."""
+        for url, tables in self._tables().items():
+            for table in tables:
+                self.look(url, f"UPDATE {table} SET n = {AT_START}")
+        self.look(self.sqlite, "DELETE FROM flight")
 
     def rows(self) -> dict[str, int]:
         """What everybody sees now."""
@@ -140,9 +151,49 @@ class Purchase:
             connection.rollback()
             raise
 
+    def forget_to_commit(self) -> None:
+        """One more change, and no commit behind it."""
+        self._at[self.shop.mariadb].cursor().execute("UPDATE points SET n = 0 WHERE id = 1")
+
     def close(self) -> None:
         for connection in (*self._at.values(), *self._xa.values()):
             connection.close()
+
+
+ASYNC_PARTS = ("at-sqlite", "tcc-sqlite", "xa-postgres")
+"""The parts of `async_work`: PyMySQL has no coroutines."""
+
+
+def async_seats(shop: Shop) -> Any:
+    """The TCC action of coroutines."""
+    file = shop.sqlite.removeprefix("sqlite:///")
+
+    async def confirm(ctx: troth.ActionContext) -> None:
+        await ctx.connection.execute("UPDATE seat SET frozen = frozen - ?", (ctx["n"],))
+
+    async def cancel(ctx: troth.ActionContext) -> None:
+        await ctx.connection.execute("UPDATE seat SET n = n + ?, frozen = frozen - ?", (ctx["n"], ctx["n"]))
+
+    @troth.tcc(name="mix-async", connection=lambda: aiosqlite.connect(file), confirm=confirm, cancel=cancel)
+    async def take(ctx: troth.ActionContext, n: int) -> None:
+        await ctx.connection.execute("UPDATE seat SET n = n - ?, frozen = frozen + ?", (n, n))
+
+    return take
+
+
+async def async_work(shop: Shop, seat: Any) -> None:
+    """AT, TCC and XA by coroutines, each on a connection of its own."""
+    stock = await troth.at.connect_async(shop.sqlite)
+    bill = await troth.xa.connect_async(shop.postgres)
+    try:
+        await stock.execute("UPDATE stock SET n = n - 7 WHERE id = 1")
+        await stock.commit()
+        await seat(7)
+        await bill.execute("UPDATE bill SET n = n - 7 WHERE id = 1")
+        await bill.commit()
+    finally:
+        await stock.close()
+        await bill.close()
 
 
 def a_trip(purchase: Purchase, *, pays: bool) -> Any:
@@ -157,7 +208,7 @@ def a_trip(purchase: Purchase, *, pays: bool) -> Any:
         key = troth.current_step().idempotency_key
         shop.look(shop.sqlite, f"INSERT OR IGNORE INTO flight VALUES ('{key}', 'booked')")
 
-    @troth.step(name="shop", compensate=None)
+    @troth.step(name="shop", compensate=None, attempts=1)
     def shopping() -> None:
         with troth.join(troth.current_step().xid):
             purchase.work()

@@ -1,9 +1,11 @@
 """A process that runs the saga `trip`, or serves it for others; it may die, or kill its coordinator, at a message.
 
-    saga_worker.py COORDINATOR LEDGER run|arun|serve [fail] [--die before|after|inside N] [--kill PID before|after N]
+    saga_worker.py COORDINATOR LEDGER run|arun|serve [fail] [--die before|after|inside N] [--stop N]
+                                          [--kill PID before|after N]
 
 Messages to the coordinator are counted from 1; `inside N` is inside the Nth call of a step or compensation, after its
-effect and before its return. Effects are rows of LEDGER under the idempotency key that each step is given.
+effect and before its return; `--stop N` stops the process there (SIGSTOP). Effects are rows of LEDGER under the
+idempotency key that each step is given.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ import signal
 import sqlite3
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import troth
 import troth.client.holder
 from troth.client.client import Client
+from troth.client.settings import ClientSettings
 from troth.wire.seata.messages import GlobalCommitRequest, GlobalRollbackRequest, Message
 from troth.wire.seata.saga import SAGA_REQUESTS
 
@@ -42,8 +46,11 @@ class Fate:
             os.kill(int(self.options.kill[0]), signal.SIGKILL)
 
     def inside_call(self) -> None:
-        if self.options.die == ["inside", str(next(self.calls))]:
+        number = str(next(self.calls))
+        if self.options.die == ["inside", number]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.options.stop == number:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 class Ledger:
@@ -140,9 +147,12 @@ def main() -> None:
     parser.add_argument("--fail", action="store_true")
     parser.add_argument("--die", nargs=2)
     parser.add_argument("--kill", nargs=3)
+    parser.add_argument("--stop")
     options = parser.parse_args()
     fate = Fate(options)
-    client = FatedClient(options.coordinator, "travel")
+    settings = ClientSettings(heartbeat_s=0.3, idle_timeout_s=5.0)
+    # Each test is an application of its own: what one has left open is not gone on with in another.
+    client = FatedClient(options.coordinator, Path(options.ledger).parent.name, settings=settings)
     client.fate = fate
     troth.client.holder.use(client.start())
     saga = make_saga(Ledger(options.ledger, fate), options.fail, options.role.startswith("a"))

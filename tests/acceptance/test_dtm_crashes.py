@@ -5,6 +5,8 @@ was decided, each op was called at least once, in its order, and nothing else wa
 import base64
 import http.client
 import json
+import sys
+import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -88,7 +90,7 @@ SCENARIOS = {
     "msg": Scenario(check_back, "succeed", ["/asked", "/a", "/b"]),
     "workflow": Scenario(call_back, "prepared", ["/run"]),
 }
-SAMPLE = {("saga-refused", 3), ("msg", 0)}
+SAMPLE = {("saga-refused", 3)}
 
 
 def cases() -> Iterator[object]:
@@ -144,6 +146,74 @@ def _wait(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+class Doomed(CoordinatorProcess):
+    """Dies at a named point the first time; a thread starts it again, and then it lives."""
+
+    def __init__(self, directory: Path, point: str) -> None:
+        super().__init__(directory, *SETTINGS)
+        self.point: str | None = point
+        self.revived = threading.Event()
+        self._closing = False
+
+    def command(self) -> list[str]:
+        command = super().command()
+        if self.point is None:
+            return command
+        serve = command.index("serve")
+        return [sys.executable, "-m", "troth.testing.crash", self.point, "--", *command[serve:]]
+
+    def watch(self) -> threading.Thread:
+        thread = threading.Thread(target=self._revive)
+        thread.start()
+        return thread
+
+    def _revive(self) -> None:
+        assert self.process is not None
+        self.process.wait()
+        if not self._closing:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self.point = None
+            self.start()
+            self.revived.set()
+
+    def close(self) -> None:
+        self._closing = True
+        super().close()
+
+
+POINTS = {
+    "saga": ("begin", "report", "commit-decision", "global-end"),
+    "saga-refused": ("report", "rollback-decision", "global-end"),
+    "tcc": ("register", "commit-decision", "global-end"),
+    "tcc-aborted": ("rollback-decision",),
+    "xa": ("commit-decision",),
+    "msg": ("begin", "commit-decision", "global-end"),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("where", ["before-write", "after-write"])
+@pytest.mark.parametrize(("name", "write"), [(name, write) for name, writes in POINTS.items() for write in writes])
+def test_killed_around_a_write(tmp_path: Path, service: BranchService, name: str, write: str, where: str) -> None:
+    """At the points of `python -m troth.testing.crash --list`: decided and not written, written and nobody told."""
+    start, status, expected = SCENARIOS[name]
+    coordinator = Doomed(tmp_path, f"tc.{write}.{where}")
+    watcher = None
+    try:
+        coordinator.start()
+        watcher = coordinator.watch()
+        dtm = DtmClient(coordinator.ready["dtm_http_port"])
+        start(dtm, service)
+        _wait(lambda: _status(dtm) == status)
+        assert coordinator.revived.is_set(), "it never came to that point"
+        assert [path for path, _ in groupby(service.paths(GID))] == expected
+    finally:
+        coordinator.close()
+        if watcher is not None:
+            watcher.join()
+
+
 def test_what_was_answered_outlives_the_coordinator(tmp_path: Path, service: BranchService) -> None:
     """Prepared, registered, subscribed: each was durable when it was answered."""
     coordinator = CoordinatorProcess(tmp_path, *SETTINGS)
@@ -169,3 +239,39 @@ def test_what_was_answered_outlives_the_coordinator(tmp_path: Path, service: Bra
         assert service.paths("m") == ["/a"]
     finally:
         coordinator.close()
+
+
+@pytest.mark.soak
+def test_another_coordinator_takes_over(
+    tmp_path: Path, service: BranchService, new_postgres_database: Callable[[], str]
+) -> None:
+    """On a shared store: the leader is killed while a branch is called, and who stood by calls it again and goes on."""
+    store = new_postgres_database()
+    made = []
+    for name in ("leader", "standby"):
+        (tmp_path / name).mkdir()
+        made.append(CoordinatorProcess(tmp_path / name, *SETTINGS, "lease.ttl=1s", "lease.poll=100ms", store=store))
+    leader, standby = made
+
+    def kill(called: Called) -> None:
+        if called.path == "/b" and leader.process is not None and leader.process.poll() is None:
+            leader.kill()
+
+    service.on_call = kill
+    try:
+        leader.start()
+        assert standby.start().ready["event"] == "standby"
+        assert standby.get("/health")[0] == 503
+        dtm = DtmClient(leader.ready["dtm_http_port"])
+        with pytest.raises((urllib.error.URLError, http.client.HTTPException, ConnectionError)):
+            dtm.post("submit", gid=GID, wait_result=True, **saga(service, "a", "b", "c"))
+        assert standby.process is not None
+        assert standby.process.stdout is not None
+        standby.ready = json.loads(standby.process.stdout.readline())
+        dtm = DtmClient(standby.ready["dtm_http_port"])
+        dtm.ends_as(GID, "succeed")
+        assert [path for path, _ in groupby(service.paths(GID))] == ["/a", "/b", "/c"]
+        assert dtm.post("submit", gid=GID, wait_result=True, **saga(service, "a", "b", "c"))[0] == 200
+    finally:
+        for one in made:
+            one.close()

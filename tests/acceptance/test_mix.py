@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mix_shop import AFTERWARDS, UNTOUCHED, Purchase, Shop, a_trip, play
+from mix_shop import (
+    AFTERWARDS,
+    ASYNC_PARTS,
+    UNTOUCHED,
+    NotWanted,
+    Purchase,
+    Shop,
+    a_trip,
+    async_seats,
+    async_work,
+    play,
+)
 
 import troth
 from fixtures_coordinator import until
@@ -25,16 +37,28 @@ def _client() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def shop(tmp_path: Path, new_postgres_database: Callable[[], str], new_mariadb_database: Callable[[], str]) -> Shop:
-    return Shop(f"sqlite:///{tmp_path / 'shop.db'}", new_postgres_database(), new_mariadb_database()).make()
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory,
+    new_postgres_database: Callable[[], str],
+    new_mariadb_database: Callable[[], str],
+) -> Shop:
+    file = tmp_path_factory.mktemp("mix") / "shop.db"
+    return Shop(f"sqlite:///{file}", new_postgres_database(), new_mariadb_database()).make()
+
+
+@pytest.fixture(scope="module")
+def purchase(_client: None, made: Shop) -> Iterator[Purchase]:
+    made_once = Purchase(made)
+    yield made_once
+    made_once.close()
 
 
 @pytest.fixture
-def purchase(_client: None, shop: Shop) -> Iterator[Purchase]:
-    made = Purchase(shop)
-    yield made
-    made.close()
+def shop(made: Shop) -> Shop:
+    """As it was at the start."""
+    made.reset()
+    return made
 
 
 def clean(shop: Shop) -> None:
@@ -77,6 +101,62 @@ def _failing_try(shop: Shop, seat: Any) -> None:
         seat.try_(7)
     finally:
         shop.look(shop.sqlite, "ALTER TABLE moved RENAME TO seat")
+
+
+async def test_by_coroutines(shop: Shop, purchase: Purchase) -> None:
+    seat = async_seats(shop)
+
+    async def buy(*, wanted: bool) -> None:
+        async with troth.transaction(name="async purchase"):
+            await async_work(shop, seat)
+            if not wanted:
+                raise NotWanted
+
+    def is_now(rows: dict[str, int]) -> bool:
+        seen = shop.rows()
+        return all(seen[part] == rows[part] for part in ASYNC_PARTS)
+
+    with pytest.raises(NotWanted):
+        await buy(wanted=False)
+    await asyncio.to_thread(until, lambda: is_now(UNTOUCHED), what="all undone")
+    await buy(wanted=True)
+    await asyncio.to_thread(until, lambda: is_now(AFTERWARDS), what="all done")
+    await asyncio.to_thread(clean, shop)
+
+
+class WorksAtTheEnd(troth.TransactionHook):
+    """Does the whole purchase when its transaction is about to be committed, or leaves the last of it open."""
+
+    def __init__(self, purchase: Purchase, *, forgets: bool) -> None:
+        self.heard: list[str] = []
+        self._purchase = purchase
+        self._forgets = forgets
+
+    def before_commit(self, tx: troth.Transaction) -> None:
+        self._purchase.work()
+        if self._forgets:
+            self._purchase.forget_to_commit()
+
+    def before_rollback(self, tx: troth.Transaction) -> None:
+        self.heard.append("before rollback")
+
+    def after_completion(self, tx: troth.Transaction, status: Any) -> None:
+        self.heard.append(status.name)
+
+
+def test_what_a_hook_does_before_the_commit_belongs_to_the_transaction(shop: Shop, purchase: Purchase) -> None:
+    hook = WorksAtTheEnd(purchase, forgets=True)
+    with pytest.raises(troth.TransactionRolledBack, match="not committed"), troth.transaction(hooks=[hook]):
+        pass
+    assert hook.heard[0] == "before rollback"
+    until(lambda: shop.rows() == UNTOUCHED, what="all undone")
+    clean(shop)
+    hook = WorksAtTheEnd(purchase, forgets=False)
+    with troth.transaction(hooks=[hook]):
+        pass
+    assert hook.heard == ["Committed"]
+    until(lambda: shop.rows() == AFTERWARDS, what="all done")
+    clean(shop)
 
 
 # ---- and a saga ----

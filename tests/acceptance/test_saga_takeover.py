@@ -6,7 +6,7 @@ A step's effect is idempotent by the key that it is given, as its documentation 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,27 @@ def test_the_number_of_messages_is_as_the_matrix_thinks(coordinator: Coordinator
         check_effects(team, failing=False)
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("fail", ["", "--fail"])
+@pytest.mark.parametrize("role", ["run", "arun"])
+def test_a_process_that_was_only_slow_stops_loudly(
+    role: str, fail: str, new_coordinator: Callable[..., CoordinatorProcess], tmp_path: Path
+) -> None:
+    """It sleeps inside a step until it is taken for dead; another ends the saga; then it wakes, and changes nothing."""
+    coordinator = new_coordinator("limits.idle=1500ms", store="memory://").start()
+    with workers(tmp_path, coordinator) as team:
+        flags = list(filter(None, [fail]))
+        slow = team.start(role, *flags, "--stop", "3")
+        team.start(role.replace("run", "serve"), *flags)
+        assert team.outcome() == ("Rollbacked" if fail else "Committed")
+        before = team.effects()
+        slow.send_signal(signal.SIGCONT)
+        assert slow.stdout is not None
+        assert slow.stdout.readline().startswith("SagaSuperseded: ")
+        assert team.effects() == before
+        check_effects(team, failing=bool(fail))
+
+
 # --- the coordinator dies --------------------------------------------------------------------------------------------
 
 
@@ -96,10 +117,28 @@ def coordinator_fates() -> Iterator[object]:
 def test_a_coordinator_that_was_killed_goes_on_too(
     both: bool, fail: str, moment: str, number: int, coordinator: CoordinatorProcess, tmp_path: Path
 ) -> None:
+    kill_the_coordinator(coordinator, tmp_path, both=both, fail=fail, place=(moment, number))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("both", [False, True], ids=["it", "both"])
+def test_a_coordinator_on_postgresql_that_was_killed_goes_on_too(
+    both: bool,
+    new_coordinator: Callable[..., CoordinatorProcess],
+    new_postgres_database: Callable[[], str],
+    tmp_path: Path,
+) -> None:
+    coordinator = new_coordinator("lease.ttl=3s", store=new_postgres_database()).start()
+    kill_the_coordinator(coordinator, tmp_path, both=both, fail="--fail", place=("after", 8))
+
+
+def kill_the_coordinator(
+    coordinator: CoordinatorProcess, directory: Path, *, both: bool, fail: str, place: tuple[str, int]
+) -> None:
     flags = list(filter(None, [fail]))
-    with workers(tmp_path, coordinator) as team:
+    with workers(directory, coordinator) as team:
         assert coordinator.process is not None
-        first = team.start("run", *flags, "--kill", str(coordinator.process.pid), moment, str(number))
+        first = team.start("run", *flags, "--kill", str(coordinator.process.pid), place[0], str(place[1]))
         assert coordinator.wait() == -signal.SIGKILL
         if both:
             first.kill()

@@ -1,4 +1,6 @@
-"""A TCC transaction of a thousand branches costs per branch what one of ten does: counted in calls, bytes and memory.
+"""A transaction of a thousand branches costs per branch what one of ten does: counted in calls, bytes and memory.
+
+TCC, XA, and a saga of so many steps. (A branch: a step of that.)
 
 `bench/modes.py` has the same in seconds.
 """
@@ -17,7 +19,8 @@ from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.cell import Cell
 from troth.core.due import due_ms
-from troth.core.model import BranchType, Verb
+from troth.core.events import NewStep
+from troth.core.model import BranchType, OnTimeout, Plan, Terms, Verb
 
 CLIENT = "bank:127.0.0.1:40000"
 CONTEXT = '{"actionContext":{"account":"A","amount":200}}'
@@ -46,13 +49,24 @@ class Costs:
             tracemalloc.stop()
         self._end(end)
         assert self.cell.transactions == {}
-        assert len(self.asked) == branches
+        assert len(self.asked) == (0 if mode is BranchType.RECORD else branches)
 
     def _open(self) -> None:
+        if self.mode is BranchType.RECORD:
+            self._record_steps()
+            return
         self._decide(ev.Begin("h:1:1", "purchase", "bank", "default_tx_group", 60_000, None))
         for branch_id in range(1, self._count + 1):
             client = (CLIENT, None, True, None)
             self._decide(ev.Register("h:1:1", branch_id, self.mode, "seat", "", (), CONTEXT, True, *client))
+
+    def _record_steps(self) -> None:
+        terms = Terms("", "saga", b"", OnTimeout.GO_ON, retry_ms=60_000)
+        runner = NewStep(1, BranchType.RUNNER, "saga:bank:trip", "{}", Plan(by_url=False))
+        begin = ev.Begin("h:1:1", "trip", "bank", "default_tx_group", 60_000, None, terms=terms, steps=(runner,))
+        self._decide(msgspec.structs.replace(begin, client_id=CLIENT, channel=object()))
+        for number in range(2, self._count + 2):
+            self._decide(ev.Record("h:1:1", 0, number, f"step {number}", CONTEXT, False, None))
 
     def _end(self, verb: Verb) -> None:
         waiting = self._decide(ev.Commit("h:1:1", None) if verb is Verb.COMMIT else ev.Rollback("h:1:1", None))
@@ -81,7 +95,7 @@ class Costs:
 
 
 @pytest.mark.parametrize("end", [Verb.COMMIT, Verb.ROLLBACK])
-@pytest.mark.parametrize("mode", [BranchType.TCC, BranchType.XA])
+@pytest.mark.parametrize("mode", [BranchType.TCC, BranchType.XA, BranchType.RECORD])
 def test_a_branch_costs_the_same_among_ten_and_among_a_thousand(mode: BranchType, end: Verb) -> None:
     small, large = Costs(mode, end, SMALL), Costs(mode, end, LARGE)
     for cost in ("calls", "bytes", "memory"):

@@ -15,6 +15,7 @@ import troth
 import troth.xa
 from troth.client.drivers.pymysql_places import parse_url as parse_mysql_url
 from troth.client.errors import BranchFailed, NotSupported, TransactionRolledBack
+from troth.wire.seata.messages import BranchReportRequest, Message
 
 pytestmark = pytest.mark.engines
 
@@ -63,13 +64,13 @@ def mariadb(new_mariadb_database: Callable[[], str]) -> Database:
 
 
 @pytest.fixture(scope="module")
-def _client() -> Iterator[None]:
-    with troth.embedded(retry__min="20ms", retry__max="100ms"):
-        yield
+def client() -> Iterator[troth.Client]:
+    with troth.embedded(retry__min="20ms", retry__max="100ms") as client:
+        yield client
 
 
 @pytest.fixture
-def databases(_client: None, postgres: Database, mariadb: Database) -> dict[str, Database]:
+def databases(client: troth.Client, postgres: Database, mariadb: Database) -> dict[str, Database]:
     for database in (postgres, mariadb):
         database.look("DROP TABLE IF EXISTS stock")
         database.look("CREATE TABLE stock (id INT PRIMARY KEY, count INT NOT NULL CHECK (count >= 0))")
@@ -259,6 +260,46 @@ def test_c25_a_swallowed_failure_is_no_vote(driver: str, databases: dict[str, Da
         assert database.prepared() == []
         assert database.count == 10
 
+    asyncio.run(run())
+
+
+SYNC = ("psycopg", "pymysql")
+
+
+@pytest.mark.parametrize("driver", [pytest.param(d, marks=() if d in SYNC else pytest.mark.soak) for d in WORK])
+def test_a_vote_that_is_not_heard_makes_the_whole_a_rollback(
+    driver: str, databases: dict[str, Database], client: troth.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for an owner who swallows what `commit()` raised. (The branch is prepared by then.)"""
+    database = databases[driver]
+    tell, atell = client.tell, client.atell
+
+    def lose(message: Message) -> None:
+        if isinstance(message, BranchReportRequest):
+            raise troth.CoordinatorUnavailable("lost")
+
+    def deaf_tell(message: Message) -> Message:
+        lose(message)
+        return tell(message)
+
+    async def deaf_atell(message: Message) -> Message:
+        lose(message)
+        return await atell(message)
+
+    async def run() -> None:
+        with pytest.raises(TransactionRolledBack):  # noqa: PT012
+            async with troth.transaction(name="purchase"):
+                with pytest.raises(troth.CoordinatorUnavailable, match="lost"):
+                    await WORK[driver](database.url, [UPDATE])
+        await soon(lambda: ended(database), "the branch is not rolled back")
+        monkeypatch.undo()
+        async with troth.transaction(name="purchase"):
+            await WORK[driver](database.url, [UPDATE])
+        await soon(lambda: ended(database), "the branch is not committed")
+        assert database.count == 8  # once
+
+    monkeypatch.setattr(client, "tell", deaf_tell)
+    monkeypatch.setattr(client, "atell", deaf_atell)
     asyncio.run(run())
 
 

@@ -87,7 +87,10 @@ async def by_asyncpg(url: str) -> None:
         await conn.close()
 
 
-@pytest.mark.parametrize("work", [by_psycopg, by_psycopg_async, by_asyncpg])
+@pytest.mark.parametrize(
+    "work",
+    [by_psycopg, *(pytest.param(work, marks=pytest.mark.soak) for work in (by_psycopg_async, by_asyncpg))],
+)
 def test_commit_and_rollback(work: Any, url: str, client: troth.Client) -> None:
     async def run() -> None:
         async with troth.transaction(name="purchase"):
@@ -139,6 +142,7 @@ def test_xa_gets_no_row_that_an_unfinished_at_transaction_has_changed(url: str, 
     assert count(url) == 8
 
 
+@pytest.mark.soak
 def test_a_statement_by_itself_waits_for_the_row(url: str, client: troth.Client) -> None:
     """In autocommit nothing is held meanwhile: it runs again, on what the other has left."""
     with (
@@ -162,6 +166,7 @@ def test_a_statement_by_itself_waits_for_the_row(url: str, client: troth.Client)
     assert count(url) == 3
 
 
+@pytest.mark.soak
 def test_a_swallowed_error_is_no_vote(url: str, client: troth.Client) -> None:
     with (  # noqa: PT012
         closing(troth.xa.connect(url, lock_rows=True)) as conn,
@@ -175,6 +180,7 @@ def test_a_swallowed_error_is_no_vote(url: str, client: troth.Client) -> None:
     assert count(url) == 10
 
 
+@pytest.mark.soak
 def test_what_at_does_not_understand_is_refused(url: str, client: troth.Client) -> None:
     with (
         closing(troth.xa.connect(url, lock_rows=True)) as conn,
@@ -269,6 +275,7 @@ def test_on_mariadb_xa_gets_no_row_that_an_unfinished_at_transaction_has_changed
     assert counts(mariadb) == [(1, 8), (2, 10)]
 
 
+@pytest.mark.soak
 def test_on_mariadb_a_swallowed_error_undoes_its_statement_only(mariadb: str, client: troth.Client) -> None:
     with closing(troth.xa.connect(mariadb, lock_rows=True)) as conn:
         with troth.transaction(name="purchase"), conn.cursor() as cursor:

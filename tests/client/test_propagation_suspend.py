@@ -68,6 +68,19 @@ def test_it_is_not_resumed_elsewhere() -> None:
         assert troth.current_xid() == "a"
 
 
+async def test_a_task_made_inside_cannot_resume_it_for_its_maker() -> None:
+    async def resume(held: troth.Suspended) -> None:
+        with pytest.raises(RuntimeError, match="where it was suspended"):
+            held.resume()
+
+    async with troth.join("a"):
+        held = troth.suspend()
+        await asyncio.create_task(resume(held))
+        assert troth.current_xid() is None
+        held.resume()
+        assert troth.current_xid() == "a"
+
+
 def test_a_transaction_that_is_begun_meanwhile_is_its_own(client: Client) -> None:
     with troth.transaction(client=client) as outer:
         with troth.suspend(), troth.transaction(client=client) as inner:

@@ -76,3 +76,21 @@ def test_after_a_reconnect_the_coordinator_that_answers_then_counts(url: str, co
         coordinator.wait_for(RegisterRMRequest, 2)
         write(url, client, "x@y")
     assert [branch.lock_key for branch in coordinator.of(BranchRegisterRequest)] == [OURS, OF_SEATA]
+
+
+def test_our_own_coordinator_keeps_a_freed_value_for_the_undo(url: str) -> None:
+    """Without that lock another transaction takes the value, and the undo finds it taken, for ever."""
+    with (
+        troth.embedded(lock__cold_wait="50ms") as client,
+        closing(troth.at.connect(url, client=client, isolation_level=None)) as db,
+    ):
+        with pytest.raises(ZeroDivisionError), troth.transaction(name="frees"):  # noqa: PT012
+            db.execute("DELETE FROM person")
+            with (
+                pytest.raises(troth.LockConflict) as caught,
+                troth.transaction(name="takes", propagation=troth.Propagation.REQUIRES_NEW),
+            ):
+                db.execute("INSERT INTO person VALUES (2, 'x@y')")
+            assert caught.value.key == "person#sqlite_autoindex_person_1:x@y"
+            raise ZeroDivisionError
+        assert db.execute("SELECT * FROM person").fetchall() == [(1, "x@y")]

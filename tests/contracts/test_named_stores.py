@@ -10,6 +10,8 @@ from test_stores import NASTY, added, append, branch_marked, ended, load, opened
 
 from troth.core.effects import EndGlobal, MarkGlobal
 from troth.core.model import BranchType, Cause, EndedBranch, OnTimeout, Phase, PhaseOne, Plan, Terms
+from troth.stores import sqlite_journal
+from troth.stores.packed import unpack_branches, unpack_terms
 from troth.stores.store import KeyValue, Store, StoreError
 
 Place = Callable[[], Store]
@@ -76,7 +78,7 @@ async def test_a_gid_is_one_transactions_until_that_is_purged(store: Store) -> N
         (opened("b", terms=named("mine")),),
         (opened("b", terms=named("new")), opened("c", terms=named("new"))),
     ):
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError, match="OpenGlobal is refused: .* gid "):
             await append(store, *writes)
     assert sorted(await load(store)) == ["a", "x", "y"]
     await append(store, ended("a", 5))
@@ -100,6 +102,23 @@ async def test_a_whole_named_life_in_one_batch(store: Store, place: Place) -> No
         assert await store.find_gid("g") == "a"
         store = await reopen(store, place)
     await store.close()
+
+
+@pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
+def test_the_journal_keeps_what_is_packed_in_both_of_its_formats(text: str) -> None:
+    branch = EndedBranch(1, 1, BranchType.SAGA, text, text, PhaseOne.FAILED, True, 3, text)
+    end = EndGlobal("a", Phase.ROLLED_BACK, Cause.REFUSED, 7, text, (branch,))
+    plan = Plan(True, (1, 2))
+    writes = [opened("a", terms=named(text)), opened("b", name=text), added("a", 1, plan=plan, client_id=text), end]
+    assert sqlite_journal.unpack_writes(sqlite_journal.pack_writes(writes)) == writes
+
+
+@pytest.mark.parametrize("packed", [b"", b"\x90", b"\xa1x", b"\x94\xa1x\xa1y\xa1z\xa3ask", b"\x91\x01"])
+def test_what_no_troth_has_packed_is_not_believed(packed: bytes) -> None:
+    with pytest.raises(ValueError):
+        unpack_terms(packed)
+    with pytest.raises(ValueError):
+        unpack_branches(packed)
 
 
 # ---- what users keep ----

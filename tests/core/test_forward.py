@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from world import Ask, World, terms_of, verbs
 
@@ -429,3 +431,30 @@ def test_steps_that_a_client_ran_need_nothing_at_the_commit(world: World) -> Non
     world.branch(xid, "", resource="saga:1", mode=BranchType.SAGA)
     ask = world.ask(ev.Commit, xid)
     assert world.answers[ask] == fx.Stands(Standing(xid, Phase.COMMITTED, Cause.ASKED, asynchronous=True), True)
+
+
+def calls_a_step(count: int) -> float:
+    """Functions called for each step of a saga in a line that runs and is then undone."""
+    world, calls = World(), 0
+
+    def profile(frame: object, kind: str, argument: object) -> None:
+        nonlocal calls
+        calls += kind in {"call", "c_call"}
+
+    steps = [world.step(*([place] if place else [])) for place in range(count)]
+    xid, _ = world.start(*steps, submit=True)
+    sys.setprofile(profile)
+    try:
+        for step in steps[:-1]:
+            world.answer_call(xid, step.branch_id, DONE)
+        world.answer_call(xid, steps[-1].branch_id, REFUSED)
+        for step in reversed(steps):
+            world.answer_call(xid, step.branch_id, DONE)
+    finally:
+        sys.setprofile(None)
+    assert world.ledger.ended[xid].phase is Phase.ROLLED_BACK
+    return calls / count
+
+
+def test_a_step_costs_the_same_among_ten_and_among_hundreds() -> None:
+    assert calls_a_step(400) <= 1.1 * calls_a_step(10)

@@ -135,6 +135,18 @@ def test_without_anybody_to_ask_the_timeout_rolls_back(world: World) -> None:
     assert world.ledger.ended[xid].cause is Cause.TIMEOUT
 
 
+@pytest.mark.parametrize("by_url", [True, False])
+def test_a_runner_is_asked_in_intervals_once_the_timeout_has_passed(world: World, by_url: bool) -> None:
+    runner = world.step(kind=BranchType.RUNNER, by_url=by_url)
+    xid, _ = world.start(runner, terms=ASKED_BACK, timeout_ms=0)
+    world.due(xid, after_ms=400)
+    assert called(world) == [(runner.branch_id, Verb.ASK)]
+    world.answer_call(xid, runner.branch_id, ONGOING)
+    world.record(xid, "a", None)
+    world.due(xid, after_ms=400)
+    assert called(world) == [(runner.branch_id, Verb.ASK)]
+
+
 def test_a_check_back_is_due_after_a_restart(world: World) -> None:
     xid, runner, _ = message(world)
     world.restart()

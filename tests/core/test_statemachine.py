@@ -413,7 +413,7 @@ def machine(examples: int, steps: int) -> type[unittest.TestCase]:
     return case
 
 
-TestCell = machine(examples=200, steps=60)
+TestCell = machine(examples=160, steps=60)
 
 
 @pytest.mark.soak

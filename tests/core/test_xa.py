@@ -8,7 +8,7 @@ from world import Ask, World, verbs
 from troth.core import effects as fx
 from troth.core import events as ev
 from troth.core.events import CallResult
-from troth.core.model import BranchType, Cause, Phase, PhaseOne, Standing, Verb
+from troth.core.model import BranchType, Cause, Phase, PhaseOne, Plan, Standing, Verb
 
 XA = BranchType.XA
 
@@ -101,10 +101,12 @@ def test_who_promised_nothing_owes_nothing(world: World, data: str | None) -> No
     assert verbs(world.calls.values()) == [(branch, Verb.COMMIT)]
 
 
-def test_the_same_words_of_another_mode_are_no_promise(world: World) -> None:
+@pytest.mark.parametrize(("mode", "plan"), [(BranchType.TCC, None), (XA, Plan(by_url=True))])
+def test_the_same_words_of_somebody_else_are_no_promise(world: World, mode: BranchType, plan: Plan | None) -> None:
+    """Of a branch that is reached by a URL they are the user's own."""
     xid = world.begin()
     ask = Ask("register")
-    world.send(ev.Register(xid, 7, BranchType.TCC, "seat", "", (), PROMISED, True, "c", None, True, ask))
+    world.send(ev.Register(xid, 7, mode, "seat", "", (), PROMISED, True, "c", None, True, ask, plan=plan))
     world.ask(ev.Commit, xid)
     assert verbs(world.calls.values()) == [(7, Verb.COMMIT)]
 

@@ -63,11 +63,6 @@ class Door:
     """A DTM server, not ours."""
 
     @property
-    def lost_progress(self) -> bool:
-        """DTM 1.18.0 on its embedded store forgets the steps of a workflow: a resumption runs them again."""
-        return self.real
-
-    @property
     def json_rpc(self) -> str:
         return self.http.removesuffix("dtmsvr") + "json-rpc"
 

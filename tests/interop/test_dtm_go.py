@@ -212,5 +212,4 @@ def test_a_workflow_goes_on_after_its_service_has_crashed(door: Door, go: DtmGo,
     go.start()
     until(lambda: door.status(gid), "succeed", within_s=30)
     actions = [call for call in go.seen(gid) if call.endswith("/action")]
-    again = ["01/action"] if door.lost_progress else []
-    assert actions == ["01/action", "02/action", *again, "02/action", "03/action"]
+    assert actions == ["01/action", "02/action", "02/action", "03/action"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,7 +12,6 @@ from dtm_go_app import Door, DtmGo, fetch, new_gid, until
 
 pytestmark = [pytest.mark.engines, pytest.mark.soak]
 PROTOCOLS = pytest.mark.parametrize("protocol", ["http", "grpc"])
-ALL_PROTOCOLS = pytest.mark.parametrize("protocol", ["http", "grpc", "json-rpc"])
 WAIT = {"wait_result": True}
 SOON = {"retry_interval": 1}
 
@@ -76,14 +76,14 @@ def test_json_rpc_at_the_door(door: Door, go: DtmGo, kind: str) -> None:
 @PROTOCOLS
 def test_a_concurrent_saga_keeps_its_orders(door: Door, go: DtmGo, protocol: str) -> None:
     """03 after 01 and 02, which run side by side."""
-    gid = go.script({"01/action": ["slow:400"], "02/action": ["slow:400"]})
+    gid = go.script({"01/action": ["slow:1500"], "02/action": ["slow:1500"]})
     options = WAIT | {"concurrent": True, "orders": {"2": [0, 1]}}
     assert go.run("saga", protocol, gid, go.steps(protocol, 3), options=options)["error"] == ""
     first, second, third = go.calls(gid)
     assert {first["branch_id"], second["branch_id"]} == {"01", "02"}
-    assert second["at_ms"] - first["at_ms"] < 350
+    assert second["at_ms"] - first["at_ms"] < 1000
     assert third["branch_id"] == "03"
-    assert third["at_ms"] - second["at_ms"] >= 350
+    assert third["at_ms"] - second["at_ms"] >= 1000
 
 
 @PROTOCOLS
@@ -154,6 +154,19 @@ def test_a_gid_is_used_once(door: Door, go: DtmGo, protocol: str) -> None:
     again = go.run("saga", protocol, gid, go.steps(protocol, 1))["error"]
     assert bool(again) is door.real, "DTM refuses; we say what is true: it has succeeded"
     assert go.seen(gid).count("01/action") == 1
+
+
+@PROTOCOLS
+@pytest.mark.parametrize("kind", ["saga", "tcc"])
+def test_an_empty_url_is_done_without_a_call(door: Door, go: DtmGo, protocol: str, kind: str) -> None:
+    gid = new_gid()
+    branches = go.steps(protocol, 2)
+    branches[1]["confirm"] = branches[1]["compensate"] = ""
+    if kind == "saga":
+        branches[1]["url"] = ""
+    assert go.run(kind, protocol, gid, branches, options=WAIT)["error"] == ""
+    assert door.status(gid) == "succeed"
+    assert go.seen(gid) == (["01/action"] if kind == "saga" else ["01/try", "02/try", "01/confirm"])
 
 
 # ---- TCC ----
@@ -265,14 +278,13 @@ def test_a_check_back_may_say_not_yet(door: Door, go: DtmGo, protocol: str) -> N
 
 @PROTOCOLS
 def test_a_message_may_be_delayed(door: Door, go: DtmGo, protocol: str) -> None:
-    gid = new_gid()
+    gid, begun_ms = new_gid(), time.time() * 1000
     ran = go.run("msg", protocol, gid, go.steps(protocol, 1), options=SOON | {"delay": 2}, only="submit")
     assert ran["error"] == ""
     assert go.seen(gid) == []
     assert door.status(gid) == "submitted"
     until(lambda: door.status(gid), "succeed")
-    created = go.calls(gid)[0]["at_ms"] - ran["took_ms"]
-    assert created > 0
+    assert go.calls(gid)[0]["at_ms"] - begun_ms >= 2000
 
 
 @PROTOCOLS
@@ -292,12 +304,12 @@ def test_a_topic_reaches_each_subscriber(door: Door, go: DtmGo, protocol: str) -
 
 
 def test_a_concurrent_message(door: Door, go: DtmGo) -> None:
-    gid = go.script({"01/action": ["slow:500"]})
+    gid = go.script({"01/action": ["slow:1500"]})
     options = SOON | {"concurrent": True}
     assert go.run("msg", "http", gid, go.steps("http", 2), options=options, only="submit")["error"] == ""
     until(lambda: door.status(gid), "succeed")
     first, second = go.calls(gid)
-    assert abs(second["at_ms"] - first["at_ms"]) < 400
+    assert abs(second["at_ms"] - first["at_ms"]) < 1000
 
 
 # ---- workflows ----
@@ -338,8 +350,7 @@ def test_an_ongoing_workflow_is_resumed_by_the_coordinator(door: Door, go: DtmGo
     assert go.run("workflow", protocol, gid, go.steps(protocol, 2))["kind"] == "ongoing"
     until(lambda: door.status(gid), "succeed", within_s=30)
     actions = [call for call in go.seen(gid) if call.endswith("/action")]
-    again = ["01/action"] if door.lost_progress else []
-    assert actions == ["01/action", "02/action", *again, "02/action"]
+    assert actions == ["01/action", "02/action", "02/action"]
 
 
 # ---- crashes ----

@@ -7,6 +7,7 @@ from java_app import JavaError
 from shop import DEDUCT, FAIL, Shop, run, sql
 from wiretap import Wiretap
 
+import troth
 from fixtures_coordinator import CoordinatorProcess, until
 from troth.wire.seata import messages as m
 from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode
@@ -233,3 +234,19 @@ def test_branches_are_at_branches_and_succeed(wiretap: Wiretap, mariadb_shop: Sh
     assert [(answer.result_code, answer.branch_status) for answer in answers] == [
         (ResultCode.Success, BranchStatus.PhaseTwo_Committed)
     ]
+
+
+@pytest.mark.soak
+def test_a_guard_lets_java_pass_where_the_database_asks_at_commit(shop: Shop) -> None:
+    """On MariaDB nothing tells the trigger that a branch writes, so Java's changes and its undo are recorded there."""
+    troth.at.guard(shop.url, "account")
+    try:
+        before = len(troth.at.foreign_writes(shop.url))
+        done = shop.java.call("global", name="purchase", steps=[sql(shop, [DEDUCT, 1, 8])])
+        with pytest.raises(JavaError, match="the business says no"):
+            shop.java.call("global", steps=[sql(shop, [DEDUCT, 2, 8]), FAIL])
+        until(lambda: shop.undo_logs(done["xid"]) == 0)
+        found = [write.row for write in troth.at.foreign_writes(shop.url)]
+        assert found[: len(found) - before] == ([] if shop.url.startswith("postgres") else ["account:8"] * 3)
+    finally:
+        troth.at.unguard(shop.url, "account")

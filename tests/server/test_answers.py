@@ -20,8 +20,8 @@ QUERY = [
     (Phase.COMMITTING, Cause.ASKED, RETRYING, False, 3),
     (Phase.COMMITTING, Cause.ASKED, FROZEN, True, 10),
     (Phase.COMMITTED, Cause.ASKED, NONE, False, 9),
-    (Phase.FORWARD, None, NONE, True, 2),
-    (Phase.FORWARD, None, RETRYING, False, 3),
+    (Phase.FORWARD, None, NONE, True, 1),
+    (Phase.FORWARD, None, RETRYING, False, 1),
     (Phase.ROLLING_BACK, Cause.ASKED, NONE, True, 4),
     (Phase.ROLLING_BACK, Cause.VOTE, NONE, True, 4),
     (Phase.ROLLING_BACK, Cause.PHASE_ONE_FAILED, RETRYING, True, 5),
@@ -46,7 +46,7 @@ def test_whoever_asked_for_the_commit_never_takes_a_rollback_for_success() -> No
             assert status in (6, 7, 13, 14)
         elif phase is Phase.COMMITTED or (phase is Phase.COMMITTING and later):
             assert status is GlobalStatus.Committed
-        elif phase in (Phase.FORWARD, Phase.COMMITTING):
+        elif phase is Phase.COMMITTING:
             assert status in (2, 3, 10)
         else:
             assert status is GlobalStatus.Begin

@@ -5,10 +5,12 @@ import pytest
 from troth.core.effects import Call
 from troth.core.events import CallResult
 from troth.core.model import BranchType, LockMode, Verb
-from troth.server.outbound.seata import CallsOut, answered, unanswered
+from troth.server.outbound.seata import CallsOut, answered, request_for, unanswered
 from troth.server.sessions import Channel, ClientName, Sessions
 from troth.wire.seata.enums import BranchStatus, ResultCode
+from troth.wire.seata.enums import BranchType as SeataBranchType
 from troth.wire.seata.messages import BranchCommitResponse, BranchRollbackResponse, Message
+from troth.wire.seata.saga import RunAskRequest
 
 
 class NoLink:
@@ -111,7 +113,11 @@ def test_other_texts_are_nobody(nonsense: str) -> None:
     assert ClientName.parse(nonsense).port in (0, 1)
 
 
-DONE = {(Verb.COMMIT, BranchStatus.PhaseTwo_Committed), (Verb.ROLLBACK, BranchStatus.PhaseTwo_Rollbacked)}
+DONE = {
+    (Verb.COMMIT, BranchStatus.PhaseTwo_Committed),
+    (Verb.ROLLBACK, BranchStatus.PhaseTwo_Rollbacked),
+    (Verb.ASK, BranchStatus.PhaseTwo_Committed),
+}
 REFUSED = {BranchStatus.PhaseTwo_CommitFailed_Unretryable, BranchStatus.PhaseTwo_RollbackFailed_Unretryable}
 
 
@@ -122,10 +128,30 @@ def test_what_an_answer_means(verb: Verb, status: BranchStatus) -> None:
     event = answered(call("a:b:1", verb=verb), kind(branch_status=status), "worker")
     if (verb, status) in DONE:
         assert (event.result, event.detail) == (CallResult.DONE, None)
+    elif (verb, status) == (Verb.ASK, BranchStatus.PhaseOne_Done):
+        assert event.result is CallResult.ONGOING
     else:
         assert event.result is (CallResult.REFUSED if status in REFUSED else CallResult.RETRY)
         assert event.detail == status.name
     assert (event.attempt, event.worker) == (1, "worker")
+
+
+def test_a_runner_is_asked_by_a_message_of_our_own() -> None:
+    asked = request_for(call("a:b:1", BranchType.RUNNER, verb=Verb.ASK))
+    assert isinstance(asked, RunAskRequest)
+    assert (asked.branch_type, asked.attempt) == (SeataBranchType.SAGA, 1)
+
+
+@pytest.mark.parametrize("branch_type", [BranchType.RUNNER, BranchType.SAGA])
+def test_sagas_are_told_only_to_who_has_negotiated_them(branch_type: BranchType) -> None:
+    sessions = Sessions()
+    java, ours = channel("a", "1.1.1.1", 1), channel("a", "2.2.2.2", 2)
+    for one in (java, ours):
+        sessions.add_resources(one, ["jdbc:x"])
+    wanted = call("a:1.1.1.1:1", branch_type, verb=Verb.ASK)
+    assert sessions.find(wanted) is None
+    ours.keeps_sagas = True
+    assert sessions.find(wanted) is ours
 
 
 def test_a_failed_answer_is_asked_again_with_its_text() -> None:

@@ -122,7 +122,7 @@ def dtm(
         typer.Option("--json", help="Standard output is one JSON object; the story goes to standard error."),
     ] = False,
 ) -> None:
-    """Transfer money from one bank to another in DTM's styles (saga, TCC, message), while something goes wrong.
+    """Transfer money from one bank to another in DTM's styles: saga, TCC, message, workflow; something goes wrong.
 
     Starts a coordinator and two banks over HTTP whose doors stand behind DTM's barrier. Exit status 0 only if no money
     is lost, none is frozen, and each step has been done as often as it must. With --json and no --fault it is `none`.

@@ -14,7 +14,7 @@ from troth.client.dtm_tcc import read_body
 from troth.client.errors import NoTransaction
 from troth.client.flow import Flow, Invoke
 from troth.client.modes.dtm import Kind, Options, Transaction, encoded, payload_text
-from troth.client.modes.dtm_answers import BranchRefused
+from troth.client.modes.dtm_answers import BranchRefused, Ongoing
 from troth.client.modes.dtm_workflow import (
     Branch,
     Run,
@@ -40,6 +40,7 @@ class Steps:
         self._speaker = speaker
         self._run = run
         self._keeping = keeping
+        self._begun = 0
 
     def call(self, url: str, payload: object = None, *, rollback: str = "", commit: str = "") -> Any:
         """A step that is another service's; the body of its answer, read as JSON where it is that.
@@ -71,7 +72,8 @@ class Steps:
         return self._speaker.do(stepped(self._run, branch, self._here(function)))
 
     def _next(self) -> str:
-        return f"{len(self._run.branches) + 1:02d}"
+        self._begun += 1  # at the call, not when it is awaited: steps of one gather() have names of their own
+        return f"{self._begun:02d}"
 
     def _here(self, function: Function) -> Work:
         def blocking(branch_id: str, op: str) -> Any:
@@ -107,6 +109,7 @@ class Workflow:
         self._callback = callback
         self._options = options
         self._keeping = keeping
+        self._running: set[str] = set()
         functools.update_wrapper(self, function)  # type: ignore[arg-type]  # it has no __call__: execute says what it does
 
     def execute(self, data: object = None, *, gid: str | None = None) -> Any:
@@ -118,11 +121,21 @@ class Workflow:
 
         Raises:
             TransactionRolledBack: a step refused, and those before it are undone.
+            Ongoing: this process runs it at this moment (a call-back that comes while the code takes its time).
             Exception: of the code or of a step: it is not decided; the coordinator calls back for another run.
         """
         return self._speaker.do(self._executed(gid or new_gid(), payload_text(data)))
 
     def _executed(self, gid: str, data: str) -> Flow[Any]:
+        if gid in self._running:
+            raise Ongoing(f"{gid} runs here at this moment")
+        self._running.add(gid)
+        try:
+            return (yield from self._run(gid, data))
+        finally:
+            self._running.discard(gid)
+
+    def _run(self, gid: str, data: str) -> Flow[Any]:
         transaction = Transaction(gid, Kind.WORKFLOW, self._options)
         transaction.custom = {"name": self.name, "data": encoded(data.encode())}
         run = Run(self._speaker.link, transaction)

@@ -150,8 +150,7 @@ def of_run(shown: Mapping[str, Any]) -> str:
 def _label(branch: Mapping[str, Any]) -> tuple[str, str] | None:
     kind, key = branch["branch_type"], str(branch["resource_id"])
     if kind == "SAGA":
-        reason = branch["last_error"] or "to be compensated"
-        return f"compensate {key.rpartition(':')[2]}: {reason}", "human" if "needs-human" in reason else "undone"
+        return _handed_over(key.rpartition(":")[2], branch)
     if kind != "RECORD" or key.startswith(HAND_OVER_MARK):
         return None
     failed = branch["status"] == "PhaseOne_Failed"
@@ -160,3 +159,13 @@ def _label(branch: Mapping[str, Any]) -> tuple[str, str] | None:
     if key.startswith(ABORT_MARK):
         return f"{key[1:] or 'the body'} failed", "failed"
     return (f"{key} failed", "failed") if failed else (f"{key} done", "done")
+
+
+def _handed_over(step: str, branch: Mapping[str, Any]) -> tuple[str, str]:
+    """A compensation that is a branch of the coordinator's."""
+    reason = str(branch["last_error"] or "to be compensated")
+    if branch["status"] == "PhaseTwo_Rollbacked":
+        return f"{step} compensated", "undone"
+    if "needs-human" in reason:
+        return f"compensate {step}: {reason[reason.index('needs-human') :]}", "human"
+    return f"compensate {step}: {reason}", "undone"

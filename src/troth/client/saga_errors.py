@@ -39,18 +39,27 @@ class SagaDeadlinePassed(TrothError):
 
 
 class SagaSuperseded(TrothError):
-    """Another process has taken this saga over, so this one stops here; what it recorded before counts.
+    """This run stops here: another process has taken the saga over, or it has ended meanwhile. What it recorded counts.
 
-    `attempt` is the number of the newer run.
+    `attempt` is the number of the newer run, None if the saga has ended: `client.status(xid)` tells how.
     """
 
-    def __init__(self, xid: str, attempt: int, newer: int) -> None:
-        super().__init__(
-            f"saga {xid} was taken over (attempt {newer}; this run is attempt {attempt}): this run stops, "
-            "and whoever runs it now tells how it ends"
-        )
+    def __init__(self, xid: str, attempt: int, newer: int | None, reason: str = "") -> None:
+        what = f"was taken over (attempt {newer}; this run is attempt {attempt})"
+        if newer is None:
+            what = f"has ended without this run (attempt {attempt}): {reason or 'it takes no records any more'}"
+        super().__init__(f"saga {xid} {what}; nothing more is done or compensated here")
         self.xid = xid
         self.attempt = newer
+
+
+class SagaKnown(TrothError):
+    """A saga of this name has been begun before: `xid`. Nothing was begun now; `client.status(xid)` tells how it is."""
+
+    def __init__(self, name: str, xid: str) -> None:
+        super().__init__(f"there is a saga named {name!r} already: {xid}")
+        self.name = name
+        self.xid = xid
 
 
 class NeedsHuman(TrothError):

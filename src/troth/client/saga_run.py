@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, cast
 
 import msgspec
@@ -33,10 +34,12 @@ from troth.client.modes.saga_end import end
 from troth.client.modes.saga_records import TOP, Ended, Started, builtins, reason_of, shaped
 from troth.client.saga_book import BOOK
 from troth.client.saga_calls import AsyncNoDatabase, NoDatabase
+from troth.client.saga_diagram import of_definition
 from troth.client.saga_errors import StepFailed
 from troth.client.saga_runner import RunHandler
 from troth.client.saga_scope import Scope, current_scope, in_body
-from troth.client.saga_step import hints_of
+from troth.client.saga_source import read
+from troth.client.saga_step import hints_of, signature_of
 from troth.client.tcc_handler import is_async
 from troth.client.transaction import timeout_in_ms
 from troth.wire.seata.enums import BranchType
@@ -62,6 +65,36 @@ class SagaOptions:
     client: Client | None
 
 
+class SagaCall(Generic[P, R]):
+    """A saga with what one call of it adds: `trip.named("order 7").until(deadline)("ann")`."""
+
+    def __init__(self, saga: Saga[P, R], deadline: datetime | None = None, name: str | None = None) -> None:
+        self._saga = saga
+        self.deadline = deadline
+        self.name = name
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it; see `Saga.__call__`."""
+        return cast(R, self._saga.called(self, args, kwargs))
+
+    def until(self, deadline: datetime) -> SagaCall[P, R]:
+        """With a deadline of its own: what has not ended then is compensated.
+
+        Raises ValueError: the datetime has no zone.
+        """
+        return SagaCall(self._saga, in_utc(deadline), self.name)
+
+    def named(self, name: str) -> SagaCall[P, R]:
+        """With a name that is the caller's: a second saga of this sort under that name is not begun (`SagaKnown`).
+
+        It is remembered as long as outcomes are (`outcomes.keep`, a day). Inside another saga or a global transaction
+        it means nothing: those say what is begun.
+        """
+        if not name:
+            raise ValueError("the name of a saga is not empty")
+        return SagaCall(self._saga, self.deadline, name)
+
+
 class Saga(Generic[P, R]):
     """A saga. Calling it runs it in this process; what was begun and not ended by others, this process goes on with."""
 
@@ -70,7 +103,7 @@ class Saga(Generic[P, R]):
         self.name = name
         self.is_async = is_async(function)
         self._options = options
-        self._signature = inspect.signature(function)
+        self._signature = signature_of(function)
         self._hints = hints_of(function)
         self._handler = RunHandler(self)
         self._registered: Client | None = None
@@ -89,21 +122,18 @@ class Saga(Generic[P, R]):
             SagaSuperseded, OutcomeUnknown: another process, or a later run, brings it to its end.
             NotSupported: the coordinator keeps no sagas, or an argument does not serialise.
         """
-        return cast(R, self._called(None, args, kwargs))
+        return SagaCall(self)(*args, **kwargs)
 
-    def until(self, deadline: datetime) -> Callable[P, R]:
-        """The saga with a deadline of its own: what has not ended then is compensated.
+    def until(self, deadline: datetime) -> SagaCall[P, R]:
+        """See `SagaCall.until`."""
+        return SagaCall(self).until(deadline)
 
-        Raises ValueError: the datetime has no zone.
-        """
-        at = in_utc(deadline)
+    def named(self, name: str) -> SagaCall[P, R]:
+        """See `SagaCall.named`."""
+        return SagaCall(self).named(name)
 
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return cast(R, self._called(at, args, kwargs))
-
-        return call
-
-    def _called(self, deadline: datetime | None, args: Any, kwargs: Any) -> Any:
+    def called(self, how: SagaCall[P, R], args: Any, kwargs: Any) -> Any:
+        """A call, as `how` says."""
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         scope = current_scope()
@@ -115,8 +145,8 @@ class Saga(Generic[P, R]):
         if xid is not None:
             return self._ajoined(xid, bound) if self.is_async else self._joined(xid, bound)
         arguments = builtins(f"an argument of the saga {self.name}", dict(bound.arguments))
-        started = Started(arguments, self._deadline_ms(deadline))
-        return self._abegun(started) if self.is_async else self._begun(started)
+        started = Started(arguments, self._deadline_ms(how.deadline))
+        return self._abegun(started, how.name) if self.is_async else self._begun(started, how.name)
 
     def _deadline_ms(self, deadline: datetime | None) -> int | None:
         if deadline is None and self._options.timeout is not None:
@@ -125,23 +155,24 @@ class Saga(Generic[P, R]):
 
     # --- a saga of its own --------------------------------------------------------------------------------------------
 
-    def _begin(self, started: Started) -> Any:
+    def _begin(self, started: Started, name: str | None) -> Any:
         self.register()
         left_ms = 0
         if started.deadline_ms is not None:
             left_ms = min(max(started.deadline_ms - int(time.time() * 1000), 1), _LONGEST_TIMEOUT_MS)
         check_ms = timeout_in_ms(self._options.check_every)
-        return durable.begin(self.name, self.resource_id, started, left_ms, check_ms)
+        gid = None if name is None else f"{self.resource_id}:{name}"
+        return durable.begin(self.name, self.resource_id, started, left_ms, check_ms, gid)
 
-    def _begun(self, started: Started) -> Any:
+    def _begun(self, started: Started, name: str | None) -> Any:
         client = self.current_client()
-        xid = run(self._begin(started), NoDatabase(), client)
+        xid = run(self._begin(started, name), NoDatabase(), client)
         saga_run = self._new_run(xid, 0, started)
         return self._ended(saga_run, *self._run(saga_run, client, started))
 
-    async def _abegun(self, started: Started) -> Any:
+    async def _abegun(self, started: Started, name: str | None) -> Any:
         client = self.current_client()
-        xid = await arun(self._begin(started), AsyncNoDatabase(), client)
+        xid = await arun(self._begin(started, name), AsyncNoDatabase(), client)
         saga_run = self._new_run(xid, 0, started)
         return self._ended(saga_run, *await self._arun(saga_run, client, started))
 
@@ -162,6 +193,9 @@ class Saga(Generic[P, R]):
                 saga_run.check()
             except Exception as raised:  # noqa: BLE001 - what it was is raised again below, when all is compensated
                 error = raised
+            except BaseException as interrupt:
+                self._note_interrupt(saga_run, interrupt)
+                raise
             finally:
                 scope.close()
             run(end(saga_run, error, client.settings, time.monotonic), NoDatabase(), client)
@@ -180,10 +214,19 @@ class Saga(Generic[P, R]):
                 saga_run.check()
             except Exception as raised:  # noqa: BLE001 - what it was is raised again below, when all is compensated
                 error = raised
+            except BaseException as interrupt:
+                self._note_interrupt(saga_run, interrupt)
+                raise
             finally:
                 await scope.aclose()
             await arun(end(saga_run, error, client.settings, time.monotonic), AsyncNoDatabase(), client)
             return error, result
+
+    def _note_interrupt(self, saga_run: Run, interrupt: BaseException) -> None:
+        """No failure of the saga's: it is as if the process had died."""
+        interrupt.add_note(
+            f"troth: saga {saga_run.xid} was interrupted; whoever serves {self.resource_id} goes on with it"
+        )
 
     def _ended(self, saga_run: Run, error: Exception | None, result: Any) -> Any:
         if error is None:
@@ -254,6 +297,16 @@ class Saga(Generic[P, R]):
         except Exception:
             await self.current_client().avote_rollback(xid)
             raise
+
+    def diagram(self) -> str:
+        """This saga as its file defines it, as a Mermaid flowchart. (A run: `troth saga show XID`.)
+
+        Raises OSError, TypeError: its source is not there.
+        """
+        path = inspect.getsourcefile(self.function)
+        if path is None:
+            raise OSError(f"the source of {self.name} is not there")
+        return of_definition(read(Path(path)), self.function.__name__)
 
     # --- going on with what others began ------------------------------------------------------------------------------
 

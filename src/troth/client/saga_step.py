@@ -79,7 +79,7 @@ class Step(Generic[P, R]):
         self.is_async = is_async(function)
         self._approve = options.approve
         self._client = options.client
-        self._signature = inspect.signature(function)
+        self._signature = signature_of(function)
         self._result_type = hints_of(function).get("return")
         self._handler = UndoHandler(self)
         self._calls = CallsDone()
@@ -228,6 +228,14 @@ class Step(Generic[P, R]):
     def current_client(self) -> Client:
         """The client by which it speaks."""
         return default_client(self._client)
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Raises TypeError: it is a method, whose object could not be kept with its arguments."""
+    signature = inspect.signature(function)
+    if next(iter(signature.parameters), "") in ("self", "cls"):
+        raise TypeError(f"{function.__qualname__} is a method: steps and sagas are functions")
+    return signature
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:

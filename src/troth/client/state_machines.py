@@ -35,9 +35,10 @@ from troth.client.saga_scope import Scope, current_scope
 from troth.client.saga_step import Step, step
 from troth.client.states.cel import CelExpression
 from troth.client.states.definition import ExecutionStatus, ServiceTask, StateMachine
-from troth.client.states.interpret import Compensate, Ended, Execution, Invoke, Parallel, Run, TaskFailed
-from troth.client.states.interpret import Step as Wanted
+from troth.client.states.interpret import Execution
 from troth.client.states.parse import parse
+from troth.client.states.steps import Compensate, Ended, Invoke, Parallel, Run, TaskFailed
+from troth.client.states.steps import Step as Wanted
 from troth.client.states.values import Raised, Value
 
 ScriptEngine: TypeAlias = Callable[[str, Mapping[str, Value]], Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -14,11 +16,12 @@ class Suspended:
     Nothing is told to the coordinator: the transaction goes on, and its timeout with it.
     """
 
-    __slots__ = ("_scope", "xid")
+    __slots__ = ("_scope", "_where", "xid")
 
     def __init__(self) -> None:
         self.xid = current_xid()
         """The transaction that was set aside; None: there was none."""
+        self._where = _here()
         self._scope: Join | None = Join(None)
         self._scope.__enter__()
 
@@ -32,7 +35,7 @@ class Suspended:
         scope = self._scope
         if scope is None:
             raise RuntimeError(f"{self.xid} was resumed already")
-        if not is_innermost(scope):
+        if self._where != _here() or not is_innermost(scope):
             raise RuntimeError(
                 f"{self.xid} is resumed where it was suspended, with all scopes left that were entered since; "
                 "elsewhere work for it by `with troth.join(held.xid)`"
@@ -56,6 +59,15 @@ class Suspended:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)
+
+
+def _here() -> tuple[int, int | None]:
+    """This thread and task. (A task that is made inside sees the same scopes, but cannot leave them for its maker.)"""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident(), None if task is None else id(task)
 
 
 def suspend() -> Suspended:

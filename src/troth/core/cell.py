@@ -90,7 +90,7 @@ class Cell:
     def _await_clients(self, tx: Global) -> None:
         """Branches that found no client before the restart must not sleep on when the first one comes back."""
         for branch in tx.branches.values():
-            if not branch.frozen:
+            if not branch.frozen and (branch.plan is None or not branch.plan.by_url):
                 self._starved.setdefault(branch.resource_id, set()).add(tx.xid)
 
     def decide(self, event: ev.Event, now: int) -> Decision:

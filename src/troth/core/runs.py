@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from troth.core import effects as fx
 from troth.core import events as ev
-from troth.core.calls import after_answer, ask_again_later, call, call_ends, mark
+from troth.core.calls import after_answer, ask_again_later, call, call_ends, interval_ms, mark
 from troth.core.course import course_of
 from troth.core.decision import Decision, Submit, Unwatch, Watch
 from troth.core.due import plan
@@ -19,18 +19,18 @@ def take_runner(tx: Global, branch: Branch, channel: object, now: int, out: Deci
     """`branch` is the runner from now on; over `channel` the process runs that began."""
     course_of(tx).runner = branch.branch_id
     _watch(tx, channel, out)
-    branch.next_due_ms = next_question_ms(tx, branch, now)
+    branch.next_due_ms = _next_question_ms(tx, branch, now, out)
     if branch.next_due_ms is not None:
         plan(tx, branch.next_due_ms, branch.branch_id)
 
 
-def next_question_ms(tx: Global, branch: Branch, now: int) -> int | None:
+def _next_question_ms(tx: Global, branch: Branch, now: int, out: Decision) -> int | None:
     """When the runner is asked if all goes well: at the timeout; a process, in intervals, whether it lives."""
     if tx.terms is None:
         return None
     times = []
-    if tx.terms.on_timeout is OnTimeout.ASK and tx.deadline_ms > now:
-        times.append(tx.deadline_ms)
+    if tx.terms.on_timeout is OnTimeout.ASK:
+        times.append(tx.deadline_ms if tx.deadline_ms > now else now + interval_ms(tx, branch, 1, out))
     if tx.terms.retry_ms is not None and not _by_url(branch):
         times.append(now + tx.terms.retry_ms)
     return min(times, default=None)
@@ -128,7 +128,7 @@ def _put_off_question(tx: Global, branch: Branch, now: int, out: Decision) -> No
         branch.answer_due_ms = now + (out.rules.answer_timeout_ms if patience_ms is None else patience_ms)
         plan(tx, branch.answer_due_ms, branch.branch_id)
     else:
-        branch.next_due_ms = next_question_ms(tx, branch, now)
+        branch.next_due_ms = _next_question_ms(tx, branch, now, out)
         if branch.next_due_ms is not None:
             plan(tx, branch.next_due_ms, branch.branch_id)
 

@@ -22,6 +22,8 @@ def owes_vote(branch: Branch) -> bool:
     """Whether it promised to report that it is prepared, and has not: perhaps its process died before it was."""
     if branch.branch_type is not BranchType.XA or branch.phase_one is not PhaseOne.REGISTERED:
         return False
+    if branch.plan is not None:
+        return False  # it is reached by a URL, and the data is its user's
     try:
         return _decode(branch.application_data or "{}").reports
     except msgspec.DecodeError:

@@ -178,7 +178,7 @@ class Transfer:
             elif style is Style.TCC:
                 self._tcc(client, gid)
             else:
-                self._message(gid)
+                self._let_a_begin("pay" if style is Style.MESSAGE else "run", gid)
         except (httpx.HTTPError, troth.TrothError) as error:
             self._say(f"  the caller hears {type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
@@ -196,11 +196,11 @@ class Transfer:
                 at = self._url(name)
                 tcc.call(f"{at}/try", confirm=f"{at}/confirm", cancel=f"{at}/cancel", payload={"amount": AMOUNT})
 
-    def _message(self, gid: str) -> None:
+    def _let_a_begin(self, door: str, gid: str) -> None:
         a, c = self._url("a"), self._url("c")
         wanted = {"amount": AMOUNT, "gid": gid, "to": f"{c}/deposit", "check_back": f"{a}/check-back"}
         with httpx.Client(timeout=30, trust_env=False) as http:
-            http.post(f"{a}/pay", json=wanted).raise_for_status()
+            http.post(f"{a}/{door}", json=wanted).raise_for_status()
 
     def _ended(self, client: troth.dtm.DtmClient, gid: str) -> str:
         """The outcome, when it is decided and the banks have said what they had to say."""

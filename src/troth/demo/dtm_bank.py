@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType, MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import httpx
 import uvicorn
@@ -67,6 +67,13 @@ class Payment(Amount):
     gid: str
     to: str
     check_back: str
+
+
+class Place(NamedTuple):
+    """Where the bank is: its own URL, and that of its database."""
+
+    url: str
+    database: str
 
 
 class Faults:
@@ -159,15 +166,37 @@ class Bank:
         message = client.message(wanted.gid, options=options).add(wanted.to, {"amount": wanted.amount})
         message.do(wanted.check_back, self.connect, partial(self._paid, wanted.amount))
 
+    def transfers(self, client: troth.dtm.DtmClient, own_url: str) -> troth.dtm.Workflow:
+        """The workflow `transfer`: A pays, behind the barrier of its step; then C is called."""
+        options = troth.dtm.Options(retry_interval=_SOON)
+
+        @client.workflow("transfer", callback=f"{own_url}/workflow", options=options)
+        def transfer(steps: troth.dtm.Steps, data: dict[str, Any]) -> None:
+            self._faults.note("asked to run")
+            steps.do(partial(self._pay_once, data["amount"]))
+            if self._faults.strikes(Fault.WORKFLOW_CRASH):
+                self._faults.die()
+            steps.call(data["to"], {"amount": data["amount"]})
+
+        return transfer
+
+    def _pay_once(self, amount: int) -> None:
+        troth.dtm.current_barrier().call(self.connect, partial(self.move, "pay", amount))
+
     def _paid(self, amount: int, connection: sqlite3.Connection) -> None:
         self.move("pay", amount, connection)
         if self._faults.strikes(Fault.SENDER_CRASH_BEFORE_COMMIT):
             self._faults.die(noted=False)  # the diary is locked by this very transaction
 
 
-def create_app(bank: Bank, faults: Faults, client: troth.dtm.DtmClient, url: str) -> Any:
-    """The bank's web service; `url` is its database's."""
+def create_app(bank: Bank, faults: Faults, client: troth.dtm.DtmClient, place: Place) -> Any:
+    """The bank's web service."""
     app = FastAPI(title="bank")
+    transfer = bank.transfers(client, place.url)
+
+    @app.post("/run", status_code=204)
+    def run(wanted: Payment) -> None:
+        transfer.execute({"amount": wanted.amount, "to": wanted.to}, gid=wanted.gid)
 
     @app.post("/pay", status_code=204)
     def pay(wanted: Payment) -> None:
@@ -178,7 +207,7 @@ def create_app(bank: Bank, faults: Faults, client: troth.dtm.DtmClient, url: str
         bank.serve(what, wanted.amount)
         return {"done": what}
 
-    guarded = DtmMiddleware(app, check_backs={"/check-back": url})
+    guarded = DtmMiddleware(app, check_backs={"/check-back": place.database}, workflows={"/workflow": client})
 
     async def noting(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] == "/check-back":
@@ -211,10 +240,11 @@ def main() -> None:
     http = httpx.Client(event_hooks={"request": [_dies_at_submit(faults)]}, trust_env=False)
     with troth.dtm.connect(chosen.coordinator, http=http) as client:
         bank = Bank(chosen.name, chosen.database, faults)
-        app = create_app(bank, faults, client, f"sqlite:///{chosen.database}")
         listening = socket.socket(fileno=chosen.socket)
         host, port = listening.getsockname()[:2]
-        tell(Ready(address=f"http://{host}:{port}"))
+        place = Place(f"http://{host}:{port}", f"sqlite:///{chosen.database}")
+        app = create_app(bank, faults, client, place)
+        tell(Ready(address=place.url))
         uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False)).run(sockets=[listening])
 
 

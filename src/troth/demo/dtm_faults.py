@@ -26,6 +26,7 @@ class Fault(StrEnum):
     MESSAGE = "message"
     SENDER_CRASH = "sender-crash"
     SENDER_CRASH_BEFORE_COMMIT = "sender-crash-before-commit"
+    WORKFLOW_CRASH = "workflow-crash"
 
 
 class Style(StrEnum):
@@ -34,6 +35,7 @@ class Style(StrEnum):
     SAGA = "saga"
     TCC = "tcc"
     MESSAGE = "msg"
+    WORKFLOW = "workflow"
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -128,6 +130,15 @@ EXPECTED: Final = MappingProxyType(
             (("pay", 0),),
             (("deposit", 0),),
             (("a check-back", 1),),
+        ),
+        Fault.WORKFLOW_CRASH: Expected(
+            Style.WORKFLOW,
+            "succeed",
+            "code in A's bank that is killed between its two steps: the next process goes on where it was",
+            (("pay", 1),),
+            (("deposit", 1),),
+            (("a run", 2),),
+            "kill -9",
         ),
     }
 )

@@ -317,10 +317,13 @@ class Coordinator:
 
     def _bind_if_free(self, bound: contextlib.ExitStack, port: int | None, door: str) -> socket.socket | None:
         try:
-            return self._bind(bound, self.config.host, port, door)
-        except StartError as error:
+            listening = self._bind(bound, self.config.host, port, door)
+            if listening is not None:
+                listening.listen()  # two that start at once can both bind it
+        except (StartError, OSError) as error:
             log.warning(f"one of DTM's doors stays shut; --{door} off says so without this", reason=str(error))
             return None
+        return listening
 
     def _is_set(self, key: str) -> bool:
         """True where somebody has said something of it."""

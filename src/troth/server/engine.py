@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
 
 import msgspec
 
@@ -27,40 +26,16 @@ from troth.core.rules import Rules
 from troth.server.clock import Clock
 from troth.server.ids import IdGenerator
 from troth.server.logs import get_logger
+from troth.server.outside import Fence, Outbound, Waiter
 from troth.server.scheduler import Scheduler
+from troth.server.setback import Turn, granted_in_vain, requests_in_memory, tell_refused
 from troth.server.waiters import FutureReply
-from troth.stores.store import Batch, Store
+from troth.stores.store import Batch, BatchRefused, Store, StoreCorrupt
 
 log = get_logger("troth.engine")
 
-
-class Waiter(Protocol):
-    """What a door puts into an event's `reply_to`."""
-
-    def answer(self, result: fx.Result) -> None:
-        """Called once, on the loop, when the result is durable. Must not raise for a connection that is gone."""
-        ...
-
-
-class Outbound(Protocol):
-    """Carries calls to branches."""
-
-    def call(self, call: fx.Call) -> None:
-        """Send it; an `Answered` event follows, or the core's answer deadline takes it for failed."""
-        ...
-
-
-class Fence(Protocol):
-    """Says whether this coordinator may still speak for its cell, where others could take it over."""
-
-    @property
-    def fresh(self) -> bool:
-        """True while nobody can have taken over."""
-        ...
-
-    async def confirm(self) -> None:
-        """Return when the store has confirmed that nobody has. Raises StoreError if somebody did, or may have."""
-        ...
+_LOOK_AGAIN_MS = 60_000
+"""A step of the coordinator's own that the store has refused would be refused again: it is not tried at once."""
 
 
 class Housekeeping(msgspec.Struct, frozen=True):
@@ -80,6 +55,7 @@ class Stats(msgspec.Struct):
     store_seconds: float = 0.0
     largest_batch: int = 0
     transactions_begun: int = 0
+    events_refused: int = 0
 
 
 class Engine:
@@ -115,7 +91,11 @@ class Engine:
         self._max_backlog = max_backlog
         self._cell = Cell(rules)
         self._scheduler = Scheduler()
-        self._pending: deque[Decision] = deque()
+        self._pending: deque[Turn] = deque()
+        self._in_flight: list[Turn] = []
+        self._held: list[ev.Event] | None = None
+        """What happens while memory is read anew, and is decided afterwards."""
+        self._second_chance: ev.Event | None = None
         self._lookups: dict[str, list[ev.TransactionEvent]] = {}
         self._gid_lookups: dict[str, list[ev.Begin]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,15 +117,18 @@ class Engine:
         self._batch_number = hot.last_batch
         self.ids.skip_past(hot.last_id)
         self.clock.not_before(_latest_ms(hot.transactions))
-        self._cell.restore(hot.transactions)
-        for xid, tx in self._cell.transactions.items():
-            self._scheduler.set(xid, due_ms(tx))
+        self._take_up(hot.transactions)
         self._running = True
         self._idle.set()
         self._sweep_due_ms = self.clock.now_ms() + self._housekeeping.interval_ms
         self._spawn(self._write_loop(), "engine-writer")
         self._arm_timer()
         log.info("engine started", store=self.store.url, open_transactions=len(self._cell.transactions))
+
+    def _take_up(self, transactions: Iterable[Global]) -> None:
+        self._cell.restore(transactions)
+        for xid, tx in self._cell.transactions.items():
+            self._scheduler.set(xid, due_ms(tx))
 
     async def stop(self) -> None:
         """Let what is pending become durable and be answered, then close the store. No event is taken any more."""
@@ -167,6 +150,9 @@ class Engine:
         if not self._running:
             return
         self.stats.events += 1
+        if self._held is not None:
+            self._held.append(event)
+            return
         if type(event) is ev.Begin:
             self.stats.transactions_begun += 1
             if event.terms is not None and event.terms.gid and self._cell.find(event.terms.gid) is None:
@@ -210,6 +196,9 @@ class Engine:
     # ---- deciding ----
 
     def _decide(self, event: ev.Event) -> None:
+        if self._held is not None:
+            self._held.append(event)
+            return
         try:
             decision = self._cell.decide(event, self.clock.now_ms())
         except Exception as error:  # noqa: BLE001 - a bug in the core: what is in memory cannot be trusted any more
@@ -222,13 +211,13 @@ class Engine:
             self._scheduler.set(xid, due)
             if due is not None and due < self._armed_ms:
                 self._arm_timer()
-        self._await_write(decision)
+        self._await_write((event, decision))
 
-    def _await_write(self, decision: Decision) -> None:
+    def _await_write(self, turn: Turn) -> None:
         if not self._pending:  # else the writer is awake already
             self._idle.clear()
             self._wake.set()
-        self._pending.append(decision)
+        self._pending.append(turn)
 
     def _look_up(self, event: ev.TransactionEvent) -> None:
         """An xid that is not in memory may have ended long ago: its events wait until the store has been asked."""
@@ -291,7 +280,7 @@ class Engine:
         """Like any answer without a write, this one waits behind the newest write that was there when it was asked."""
         mark, decision = FutureReply(), Decision(self._rules)
         decision.answer(mark, fx.Unknown(""))
-        self._await_write(decision)
+        self._await_write((None, decision))
         await mark.result
 
     # ---- writing, then acting ----
@@ -301,12 +290,18 @@ class Engine:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                writes, effects = self._take_pending()
-                if writes:
-                    await self._append(writes)
-                await self._confirm_lease()  # also after a write: this process may have slept since
-                self._release(effects)
+                try:
+                    await self._write_pending()
+                except BatchRefused as refused:
+                    await self._write_one_by_one(refused)
             self._idle.set()
+
+    async def _write_pending(self) -> None:
+        writes, effects = self._take_pending()
+        if writes:
+            await self._append(writes)
+        await self._confirm_lease()  # also after a write: this process may have slept since
+        self._release(effects)
 
     async def _confirm_lease(self) -> None:
         if self._fence is not None and not self._fence.fresh:
@@ -315,8 +310,11 @@ class Engine:
     def _take_pending(self) -> tuple[list[fx.Write], list[fx.Effect]]:
         writes: list[fx.Write] = []
         effects: list[fx.Effect] = []
+        self._in_flight = turns = []
         while self._pending and len(writes) < self._max_batch_writes:
-            decision = self._pending.popleft()
+            turn = self._pending.popleft()
+            turns.append(turn)
+            decision = turn[1]
             writes += decision.writes
             effects += decision.effects
         return writes, effects
@@ -330,6 +328,63 @@ class Engine:
         self.stats.store_commits += 1
         self.stats.store_writes += len(writes)
         self.stats.largest_batch = max(self.stats.largest_batch, len(writes))
+
+    # ---- what the store refuses for its contents: only that is left out (design/coordinator §2) ----
+
+    async def _write_one_by_one(self, refused: BatchRefused) -> None:
+        """What precedes the event at fault is written and released; what follows it is decided anew."""
+        self._batch_number -= 1
+        turns = deque(self._in_flight)
+        while turns:
+            event, decision = turns.popleft()
+            if decision.writes:
+                try:
+                    await self._append(decision.writes)
+                except BatchRefused as blame:
+                    self._batch_number -= 1
+                    await self._leave_out((event, decision), blame, [*turns, *self._pending])
+                    return
+            await self._confirm_lease()
+            self._release(decision.effects)
+        log.error("the store has refused a batch, but each of its parts was taken", reason=str(refused))
+
+    async def _leave_out(self, turn: Turn, blame: BatchRefused, later: Sequence[Turn]) -> None:
+        """Memory has stepped over `turn` and what follows: it is read anew, and what was asked is asked again."""
+        event, decision = turn
+        # It may have let somebody in who had queued. Alone it does not: then it is seen whose fault it is.
+        innocent = len(decision.moved) > 1 and event is not self._second_chance
+        again: list[ev.Event] = [event] if innocent and event is not None else []
+        self._second_chance = event
+        later_events = [one for one, _ in later if one is not None]
+        lost = [turn, *later]
+        again += [*requests_in_memory(self._cell, lost), *later_events]
+        self._pending.clear()
+        self._held = []
+        hot = await self.store.load_hot()
+        await self._confirm_lease()
+        if hot.last_batch != self._batch_number:
+            raise StoreCorrupt(f"{self.store.url} holds batch {hot.last_batch}, but {self._batch_number} was written")
+        self._cell, self._scheduler = Cell(self._rules), Scheduler()
+        self._take_up(hot.transactions)
+        held, self._held = self._held, None
+        for asker in granted_in_vain(lost):
+            self.stats.events_refused += 1
+            asker.refuse(f"it was decided together with what cannot be stored: {blame}")
+        begun = self.stats.transactions_begun
+        for one in [*again, *held]:
+            self.submit(one)
+        self.stats.transactions_begun = begun
+        self._pending.extend(one for one in later if one[0] is None)  # they stand for all that was decided before
+        if not innocent:
+            self._refuse(event, blame)
+        self._arm_timer()
+
+    def _refuse(self, event: ev.Event | None, blame: BatchRefused) -> None:
+        self.stats.events_refused += 1
+        xid = getattr(event, "xid", "")
+        log.error("an event is left out: the store refuses it", kind=type(event).__name__, xid=xid, reason=str(blame))
+        if not tell_refused(event, str(blame)) and xid in self._cell.transactions:
+            self._scheduler.set(xid, self.clock.now_ms() + _LOOK_AGAIN_MS)
 
     def _release(self, effects: list[fx.Effect]) -> None:
         for effect in effects:

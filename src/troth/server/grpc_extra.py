@@ -36,10 +36,12 @@ def grpc_is_installed() -> bool:
         return False
 
 
-def open_door(operations: object, most_calls: int, count: Callable[[str, int, float], None]) -> GrpcDoor:
+def open_door(
+    operations: object, most_calls: int, largest_bytes: int, count: Callable[[str, int, float], None]
+) -> GrpcDoor:
     """The door, not listening yet; `count` hears of each request (method, status as over HTTP, seconds)."""
     module = _load("troth.server.inbound.dtm_grpc")
-    door: GrpcDoor = module.DtmGrpcDoor(operations, most_calls, count)
+    door: GrpcDoor = module.DtmGrpcDoor(operations, most_calls, largest_bytes, count)
     return door
 
 

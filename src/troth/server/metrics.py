@@ -109,6 +109,9 @@ class Metrics(Collector):
     def _store(self) -> Iterable[Metric]:
         stats = self._engine.stats
         yield CounterMetricFamily("troth_events", "Events decided", value=stats.events)
+        yield CounterMetricFamily(
+            "troth_events_refused", "Events left out because the store refused them", value=stats.events_refused
+        )
         yield CounterMetricFamily("troth_store_commits", "Batches made durable", value=stats.store_commits)
         yield CounterMetricFamily("troth_store_writes", "Deltas in those batches", value=stats.store_writes)
         yield GaugeMetricFamily("troth_store_largest_batch", "Most deltas in one batch", value=stats.largest_batch)

@@ -160,10 +160,11 @@ class Sessions:
         Sagas and their runs only by our own clients.
         """
         exact = self._of_client.get((call.client_id, call.resource_id))
-        if exact is not None and _understands(exact, call):
+        usual = call.lock_mode is LockMode.EXCLUSIVE and call.branch_type not in _OURS
+        if exact is not None and (usual or _understands(exact, call)):
             return exact
         serving = self._of_resource.get(call.resource_id)
-        if serving and (call.lock_mode is not LockMode.EXCLUSIVE or call.branch_type in _OURS):
+        if serving and not usual:
             serving = {channel: None for channel in serving if _understands(channel, call)}
         if not serving:
             return None

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from troth.core.effects import Result
 from troth.wire.seata.frame import Frame
-from troth.wire.seata.messages import BatchResultMessage, MergeResultMessage, Message
+from troth.wire.seata.messages import BatchResultMessage, MergedWarpMessage, MergeResultMessage, Message
 
 Translate = Callable[[Result], Message]
 
@@ -19,6 +19,14 @@ class Responder(Protocol):
     def respond(self, frame: Frame, message: Message, *, more: bool = False) -> None:
         """Send `message` as an answer to `frame`; harmless if the connection is gone. `more`: it is not the last."""
         ...
+
+    def refusal(self, request: Message, reason: str) -> Message | None:
+        """The answer to a request that could not be stored; None: there is none that its sender would understand."""
+        ...
+
+
+class NotStored(Exception):
+    """What was asked for has not happened, because the store refuses it."""
 
 
 class Reply:
@@ -36,12 +44,31 @@ class Reply:
         """The engine's result is durable."""
         self._responder.respond(self._frame, self.translate(result))
 
+    def refuse(self, reason: str) -> None:
+        """It has not happened, because it cannot be stored."""
+        refusal = self._responder.refusal(self._frame.body, reason)
+        if refusal is not None:
+            self.send(refusal)
+
     def send(self, message: Message) -> None:
         """Answer at the door, without the engine."""
         self._responder.respond(self._frame, message)
 
 
-class MergedReply:
+class _Merged:
+    """A merged request."""
+
+    _frame: Frame
+    _responder: Responder
+
+    def refusal(self, index: int, reason: str) -> Message | None:
+        """See `Responder`; for child number `index`."""
+        merged = self._frame.body
+        assert isinstance(merged, MergedWarpMessage)
+        return self._responder.refusal(merged.msgs[index], reason)
+
+
+class MergedReply(_Merged):
     """All answers to one merged request (59) of an old client: one 60 in the order of the children, after the last."""
 
     __slots__ = ("_answers", "_frame", "_missing", "_responder")
@@ -69,7 +96,7 @@ class MergedReply:
         self._responder.respond(self._frame, MergeResultMessage(answers))
 
 
-class BatchReply:
+class BatchReply(_Merged):
     """Answers to one merged request (59) of a client from 1.5.0 on: a batch result (121) for each child, when it is
     there. All carry the merged frame's id, and the child's own id inside (design/coordinator §5).
     """
@@ -107,6 +134,12 @@ class ChildReply:
         """The engine's result is durable."""
         self._whole.fill(self._index, self.translate(result))
 
+    def refuse(self, reason: str) -> None:
+        """It has not happened, because it cannot be stored."""
+        refusal = self._whole.refusal(self._index, reason)
+        if refusal is not None:
+            self.send(refusal)
+
     def send(self, message: Message) -> None:
         """Answer at the door, without the engine."""
         self._whole.fill(self._index, message)
@@ -127,6 +160,11 @@ class FutureReply:
         """The engine's result is durable."""
         if not self.result.done():
             self.result.set_result(result)
+
+    def refuse(self, reason: str) -> None:
+        """Whoever awaits the result gets NotStored."""
+        if not self.result.done():
+            self.result.set_exception(NotStored(reason))
 
 
 def _untranslated(result: Result) -> Message:

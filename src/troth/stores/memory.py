@@ -13,7 +13,7 @@ from troth.stores.cursors import Position, check_limit, decode_cursor, encode_cu
 from troth.stores.folding import merged
 from troth.stores.hot import assemble
 from troth.stores.keyvalues import KeyValues
-from troth.stores.store import Batch, EndedPage, Hot, KeyValue, StoreError
+from troth.stores.store import Batch, BatchRefused, EndedPage, Hot, KeyValue, StoreError
 
 Undo = Callable[[], object]
 
@@ -165,10 +165,12 @@ class MemoryStore:
 
     def _open_global(self, write: OpenGlobal) -> Undo:
         if write.xid in self._open or write.xid in self._outcomes:
-            raise StoreError(f"OpenGlobal is refused: transaction {write.xid} is known already")
+            raise BatchRefused(f"OpenGlobal is refused: transaction {write.xid} is known already")
         gid = "" if write.terms is None else write.terms.gid
         if gid in self._gids:
-            raise StoreError(f"OpenGlobal is refused: transaction {self._gids[gid]} has the gid of {write.xid} already")
+            raise BatchRefused(
+                f"OpenGlobal is refused: transaction {self._gids[gid]} has the gid of {write.xid} already"
+            )
         self._open[write.xid] = _OpenTransaction(write)
         if gid:
             self._gids[gid] = write.xid
@@ -206,20 +208,20 @@ class MemoryStore:
     def _add_branch(self, write: AddBranch) -> Undo:
         branches = self._transaction(write).branches
         if write.branch_id in branches:
-            raise StoreError(f"AddBranch is refused: transaction {write.xid} has branch {write.branch_id} already")
+            raise BatchRefused(f"AddBranch is refused: transaction {write.xid} has branch {write.branch_id} already")
         branches[write.branch_id] = (write, None)
         return partial(branches.pop, write.branch_id)
 
     def _transaction(self, write: Write) -> _OpenTransaction:
         tx = self._open.get(write.xid)
         if tx is None:
-            raise StoreError(f"{type(write).__name__} is refused: transaction {write.xid} is not open")
+            raise BatchRefused(f"{type(write).__name__} is refused: transaction {write.xid} is not open")
         return tx
 
     def _branches_with(self, write: MarkBranch | DropBranch) -> dict[int, tuple[AddBranch, MarkBranch | None]]:
         branches = self._transaction(write).branches
         if write.branch_id not in branches:
-            raise StoreError(
+            raise BatchRefused(
                 f"{type(write).__name__} is refused: transaction {write.xid} has no branch {write.branch_id}"
             )
         return branches

@@ -37,7 +37,7 @@ def unpack_terms(packed: bytes | None) -> Terms | None:
     if packed is None:
         return None
     gid, kind, detail, on_timeout, *numbers = _fields(packed, least=4)
-    return Terms(_text(gid), _text(kind), _raw(detail), OnTimeout(on_timeout), *numbers)
+    return Terms(_text(gid), _text(kind), _raw(detail), OnTimeout(on_timeout), *numbers[:4])
 
 
 def pack_plan(plan: Plan | None) -> bytes | None:
@@ -50,7 +50,7 @@ def unpack_plan(packed: bytes | None) -> Plan | None:
     if packed is None:
         return None
     by_url, after = _fields(packed, least=2)[:2]
-    return Plan(bool(by_url), tuple(after))
+    return Plan(bool(by_url), tuple(_list(after)))
 
 
 def pack_branches(branches: Iterable[EndedBranch]) -> bytes | None:
@@ -80,7 +80,7 @@ def unpack_branches(packed: bytes | None) -> tuple[EndedBranch, ...]:
 
 
 def _branch(row: Any) -> EndedBranch:
-    branch_id, seq, branch_type, resource_id, data, phase_one, ended, attempts, last_error = row
+    branch_id, seq, branch_type, resource_id, data, phase_one, ended, attempts, last_error = _list(row)
     return EndedBranch(
         branch_id,
         seq,
@@ -95,10 +95,16 @@ def _branch(row: Any) -> EndedBranch:
 
 
 def _fields(packed: bytes, least: int) -> list[Any]:
-    fields = msgspec.msgpack.decode(packed)
-    if not isinstance(fields, list) or len(fields) < least:
+    fields = _list(msgspec.msgpack.decode(packed))
+    if len(fields) < least:
         raise ValueError("a packed column has too few fields")
     return fields
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"a packed column has {type(value).__name__}, not a list")  # noqa: TRY004 - it is the contents
+    return value
 
 
 def _bytes(text: str) -> bytes:

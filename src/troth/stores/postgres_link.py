@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from troth.stores.secrets import without_secrets
-from troth.stores.store import StoreError, StoreUnreachable
+from troth.stores.store import BatchRefused, StoreError, StoreUnreachable
 
 try:
     import asyncpg  # type: ignore[import-untyped]
@@ -168,7 +168,7 @@ def explain(name: str, error: Exception) -> StoreError:
     """The error of ours that says what `error` means for the store at `name`."""
     state = getattr(error, "sqlstate", None) or ""
     if state.startswith(_CONTENTS) or isinstance(error, ValueError):  # asyncpg's own refusals are ValueErrors too
-        return StoreError(f"{name} refuses the batch for its contents: {error}")
+        return BatchRefused(f"{name} refuses the batch for its contents: {error}")
     if state == "42501":
         return StoreError(f"{name} does not allow it ({error}): the user must own the schema troth")
     if state.startswith(_BROKEN):

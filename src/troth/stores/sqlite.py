@@ -22,7 +22,7 @@ from troth.stores.cursors import check_limit, decode_cursor
 from troth.stores.migrations import Migration, load_migrations
 from troth.stores.sqlite_file import Connect, SqliteFile, connect, explain, sentences
 from troth.stores.sqlite_ledger import USUAL_FOLDING, Folding, Ledger
-from troth.stores.store import Batch, EndedPage, Hot, KeyValue, StoreCorrupt, StoreError
+from troth.stores.store import Batch, BatchRefused, EndedPage, Hot, KeyValue, StoreCorrupt, StoreError
 
 T = TypeVar("T")
 
@@ -235,7 +235,7 @@ class SqliteStore:
             self._writing(Ledger.recover)()
             if isinstance(refused, StoreError):
                 raise
-            raise StoreError(f"{self._path} refuses the batch for its contents: {refused}") from refused
+            raise BatchRefused(f"{self._path} refuses the batch for its contents: {refused}") from refused
         except Exception as error:
             raise self._fail(error) from error
 

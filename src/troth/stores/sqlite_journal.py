@@ -145,9 +145,10 @@ def _plain(kind: int, raw: msgspec.Raw) -> Any:
 
 def _with_bytes(kind: int, raw: msgspec.Raw) -> Any:
     values = msgspec.msgpack.decode(raw)
-    texts = [decode(value) if isinstance(value, bytes) else value for value in values]
-    if _PACKED_BY_CODE[kind] is not None and len(values) == len(_ARRAYS[kind].__struct_fields__):
-        texts[-1] = values[-1]
+    is_packed = _PACKED_BY_CODE[kind] is not None and len(values) == len(_ARRAYS[kind].__struct_fields__)
+    packed = values[-1:] if is_packed else []
+    plain = values[:-1] if is_packed else values
+    texts = [decode(value) if isinstance(value, bytes) else value for value in plain] + packed
     return msgspec.convert(texts, type=_ARRAYS[kind])
 
 

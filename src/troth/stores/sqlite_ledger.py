@@ -24,7 +24,7 @@ from troth.stores.cursors import Position
 from troth.stores.sqlite_file import check_synchronous
 from troth.stores.sqlite_statements import ManyRows, Row
 from troth.stores.sqlite_window import Life, Operation, Window
-from troth.stores.store import Batch, EndedPage, Hot, StoreCorrupt, StoreError
+from troth.stores.store import Batch, BatchRefused, EndedPage, Hot, StoreCorrupt, StoreError
 
 PACE = 2.0
 """How much faster a frozen window is folded, and its rows are deleted, than the next one fills: by then it is gone."""
@@ -140,7 +140,7 @@ class Ledger:
     def _check_gid(self, write: OpenGlobal, gid: str) -> None:
         found = self.find_gid(gid)
         if found is not None and found != write.xid:
-            raise StoreError(f"OpenGlobal is refused: transaction {found} has the gid of {write.xid} already")
+            raise BatchRefused(f"OpenGlobal is refused: transaction {found} has the gid of {write.xid} already")
 
     def _known(self, xids: set[str]) -> dict[str, Life]:
         """What stands of them before this window."""

@@ -13,7 +13,7 @@ from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, Mar
 from troth.core.model import Outcome
 from troth.stores import sqlite_statements as sql
 from troth.stores.folding import merged
-from troth.stores.store import StoreError
+from troth.stores.store import BatchRefused
 
 BranchFacts = tuple[AddBranch | None, MarkBranch | None]
 """What a window has heard of a live branch; nothing of what was added before it."""
@@ -201,11 +201,11 @@ TAKERS: Mapping[type[Write], Callable[..., None]] = MappingProxyType(
 )
 
 
-def _refused(write: Write, reason: str) -> StoreError:
-    return StoreError(f"{type(write).__name__} is refused: transaction {write.xid} {reason}")
+def _refused(write: Write, reason: str) -> BatchRefused:
+    return BatchRefused(f"{type(write).__name__} is refused: transaction {write.xid} {reason}")
 
 
-def _too_large(write: Write) -> StoreError:
-    return StoreError(
+def _too_large(write: Write) -> BatchRefused:
+    return BatchRefused(
         f"{type(write).__name__} of transaction {write.xid} is refused for its contents: a number has more than 64 bits"
     )

@@ -36,6 +36,10 @@ class StoreUnreachable(StoreError):
     """A shared store does not answer, or must not be used as it is now. It may be tried again."""
 
 
+class BatchRefused(StoreError):
+    """A batch is refused for what it says: nothing of it is written, and the store takes others."""
+
+
 class LeaseLost(StoreError):
     """Somebody else leads the cell, or may by now: drop all memory, answer nothing, stand by."""
 
@@ -102,9 +106,9 @@ class Store(Protocol):
     async def append(self, batch: Batch) -> None:
         """Make the whole batch durable (fsync included) or raise; on return it survives a power loss.
 
-        A batch out of order, or one that contradicts what is stored (a mark of what is not open, a second branch of
-        the same id), is refused whole and leaves the store as it was. After any other failure it is unknown what
-        the store holds: every later call raises until it is closed and opened again.
+        A batch that contradicts what is stored (a mark of what is not open, a second branch of the same id), or holds
+        what cannot be stored, raises BatchRefused. That, or one out of order, leaves the store as it was. After any
+        other failure it is unknown what the store holds: every later call raises until it is closed and opened again.
         """
         ...
 

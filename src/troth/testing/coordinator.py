@@ -15,12 +15,13 @@ from troth.core.retry import Backoff
 from troth.core.rules import Rules
 from troth.server.clock import Clock
 from troth.server.config import Config
-from troth.server.engine import Engine, Fence, Housekeeping, Outbound
+from troth.server.engine import Engine, Housekeeping
 from troth.server.inbound.seata import SeataDoor
 from troth.server.inbound.seata_link import SeataLink
 from troth.server.inbound.seata_requests import Requests
 from troth.server.leadership import Leadership, StoreClock
 from troth.server.outbound.seata import SeataOutbound
+from troth.server.outside import Fence, Outbound
 from troth.server.sessions import Sessions
 from troth.stores.store import Store, StoreError
 from troth.testing.disk import Disk, DiskStore
@@ -75,7 +76,9 @@ class ObservedCell(Cell):
     def leftovers(self, before_ms: int) -> int:
         """Entries in its books that should be gone: outcomes that ended before then, and who waits for a resource."""
         old = sum(outcome.end_ms < before_ms for outcome in self._outcomes.values())
-        return old + sum(map(len, self._starved.values()))
+        kept = [tx.terms for tx in self._transactions.values()] + [tx.terms for tx in self._outcomes.values()]
+        unnamed = len(self._gids) - sum(terms is not None and bool(terms.gid) for terms in kept)
+        return old + sum(map(len, self._starved.values())) + len(self._runs) + unnamed
 
 
 class ObservedEngine(Engine):
@@ -120,7 +123,7 @@ class ObservedEngine(Engine):
     @property
     def under_way(self) -> int:
         """What still waits for the store."""
-        return len(self._pending) + len(self._lookups)
+        return len(self._pending) + len(self._lookups) + len(self._gid_lookups)
 
     @property
     def scheduled(self) -> int:
@@ -132,6 +135,9 @@ class Unheard:
     """Asks the engine something and does not listen."""
 
     def answer(self, result: Result) -> None:
+        """See `Waiter`."""
+
+    def refuse(self, reason: str) -> None:
         """See `Waiter`."""
 
 
@@ -237,7 +243,10 @@ class Coordinator:
         self._world.note(
             self.process.name, f"calls {call.verb.value} {call.branch_id} of {call.xid}, try {call.attempt}"
         )
-        self._outbound.call(call)
+        if call.plan is None:
+            self._outbound.call(call)
+        else:
+            self._world.steps.call(self, call)
 
     def _failed(self, error: BaseException) -> None:
         """As the real process: whatever the reason, it ends; but only the store may be one."""

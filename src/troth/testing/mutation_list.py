@@ -24,15 +24,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "answers before the write",
         "server/engine.py",
-        "                if writes:\n                    await self._append(writes)\n",
-        "                self._release(effects)\n                effects = []\n"
-        "                if writes:\n                    await self._append(writes)\n",
+        "        if writes:\n            await self._append(writes)\n",
+        "        self._release(effects)\n        effects = []\n"
+        "        if writes:\n            await self._append(writes)\n",
     ),
     Mutation(
         "forgets the effects that came without a write",
         "server/engine.py",
-        "                self._release(effects)\n",
-        "                if writes:\n                    self._release(effects)\n",
+        "        self._release(effects)\n",
+        "        if writes:\n            self._release(effects)\n",
     ),
     Mutation(
         "goes on after a failed write",
@@ -108,8 +108,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "does not schedule what it has loaded",
         "server/engine.py",
-        "            self._scheduler.set(xid, due_ms(tx))\n        self._running = True",
-        "            pass\n        self._running = True",
+        "            self._scheduler.set(xid, due_ms(tx))\n\n    async def stop",
+        "            pass\n\n    async def stop",
     ),
     Mutation(
         "lets a clock that was set back prolong what is open",
@@ -362,5 +362,78 @@ MUTATIONS: tuple[Mutation, ...] = (
         "client/modes/at_phase_two.py",
         "        yield from restorer.undo_statement(sql_undo_log)\n",
         "        del sql_undo_log\n",
+    ),
+    # ---- steps, messages, runs
+    Mutation(
+        "runs a step before its turn",
+        "core/course.py",
+        "            if seq in numbers and seq != branch.seq:\n",
+        "            if False:\n",
+    ),
+    Mutation(
+        "compensates the earlier step first",
+        "core/course.py",
+        "((ahead, behind) for behind, ahead in pairs) if rolls_back else pairs",
+        "pairs",
+    ),
+    Mutation(
+        "does not compensate a step that may have run",
+        "core/deciding.py",
+        "    never_came = not tx.course.forward or branch.branch_id in tx.course.held\n",
+        "    never_came = True\n",
+    ),
+    Mutation(
+        "compensates steps whose turn never came",
+        "core/deciding.py",
+        "    never_came = not tx.course.forward or branch.branch_id in tx.course.held\n",
+        "    never_came = False\n",
+    ),
+    Mutation(
+        "takes the answer to an action for that to its compensation",
+        "core/guards.py",
+        "        if asked is None or event.verb is not asked or (",
+        "        if asked is None or (",
+    ),
+    Mutation(
+        "lets a superseded attempt record",
+        "core/machine.py",
+        "    Row(OPEN, ev.Record, when.superseded, runs.answer_superseded, OPEN),\n",
+        "",
+    ),
+    Mutation(
+        "rolls back the late submit of a message",
+        "core/guards.py",
+        " and (tx.terms is None or rolls_back_in_time(tx))\n",
+        "\n",
+    ),
+    Mutation(
+        "asks nobody to go on with a run after a restart",
+        "core/cell.py",
+        "                _ask_when_loaded(tx, tx.branches[tx.course.runner])\n",
+        "                tx.branches[tx.course.runner].next_due_ms = None\n",
+    ),
+    Mutation(
+        "does not notice that a runner's connection is gone",
+        "core/cell.py",
+        "                todo.extend(ev.Lost(xid) for xid in self._runs.pop(event.channel, ()))\n",
+        "                self._runs.pop(event.channel, None)\n",
+    ),
+    Mutation(
+        "forgets at load what was recorded",
+        "core/course.py",
+        "            course.records.setdefault(branch.resource_id, branch.branch_id)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "does not ask the store for a name",
+        "server/engine.py",
+        "        xid = await self.store.find_gid(gid)\n",
+        "        xid = None\n",
+    ),
+    Mutation(
+        "drops the messages of a committed transaction",
+        "core/modes/message.py",
+        "    on_commit=Verb.ACTION,\n",
+        "    on_commit=None,\n",
     ),
 )

@@ -6,11 +6,25 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from troth.core.events import Answered, CallResult, Due, Status
-from troth.core.model import Phase, Verb
+from troth.core.due import rolls_back_in_time
+from troth.core.events import (
+    Answered,
+    CallResult,
+    Claim,
+    Commit,
+    Due,
+    LockWait,
+    Record,
+    Register,
+    Rollback,
+    Status,
+    Stop,
+)
+from troth.core.model import BranchType, Phase, RowKey, Verb
 from troth.testing import coordinator as tc
 from troth.testing.network import Process
-from troth.wire.seata.enums import BranchStatus, BranchType, GlobalStatus
+from troth.wire.seata import enums
+from troth.wire.seata.enums import BranchStatus, GlobalStatus
 from troth.wire.seata.lock_wait import LockWaitRequest
 from troth.wire.seata.messages import (
     BranchRegisterRequest,
@@ -72,6 +86,9 @@ class Nemesis:
             self._rng.choice(world.services).die()
         if strikes("TM killed"):
             self._rng.choice(world.programs).die()
+        if strikes("runner killed"):
+            for runner in world.runners if self._rng.random() < 0.5 else [self._rng.choice(world.runners)]:
+                runner.die()
 
     def _harm_disk(self) -> None:
         disk, strikes = self._world.disk, self._world.weather.strikes
@@ -121,6 +138,12 @@ class Nemesis:
         engine = world.engine
         if engine is not None and engine.running and world.weather.strikes("stray event"):
             self._stray(engine, self._some_xid())
+            self._stray_in_run(engine)
+        if engine is not None and engine.running:
+            if world.weather.strikes("request at the very timeout"):
+                self._ask_at_the_timeout(engine)
+            if world.weather.strikes("stopped by an operator"):
+                self._stop(engine)
 
     def _some_xid(self) -> str:
         """Rather one that is between its decision and its end: they are few, and soon gone."""
@@ -141,9 +164,9 @@ class Nemesis:
         choices: list[Message] = [
             GlobalStatusRequest(xid),
             GlobalReportRequest(xid, None, GlobalStatus.Begin),
-            BranchRegisterRequest(xid, BranchType.AT, world.databases[0].name, "t:1"),
-            BranchRegisterRequest(xid, BranchType.AT, world.databases[1].name, None),
-            LockWaitRequest(xid, BranchType.AT, world.databases[0].name, "t:1"),
+            BranchRegisterRequest(xid, enums.BranchType.AT, world.databases[0].name, "t:1"),
+            BranchRegisterRequest(xid, enums.BranchType.AT, world.databases[1].name, None),
+            LockWaitRequest(xid, enums.BranchType.AT, world.databases[0].name, "t:1"),
             BranchReportRequest(xid, 4711, BranchStatus.PhaseOne_Done, world.databases[0].name),
         ]
         if decided:
@@ -168,9 +191,64 @@ class Nemesis:
                     Answered(xid, branch_id, Verb.ROLLBACK, 0, result),
                     tc.retry(xid),
                     Status(xid, tc.Unheard()),
+                    Record(xid, -1, engine.ids.next(), "stray", None, False, tc.Unheard()),
+                    Claim(xid, -1, "stray", None, tc.Unheard()),
                 )
             )
         )
+
+    def _stray_in_run(self, engine: tc.ObservedEngine) -> None:
+        """Somebody who never had the run speaks, or an operator is impatient."""
+        has_runner = [tx.xid for tx in engine.transactions().values() if tx.course is not None and tx.course.runner]
+        if not has_runner:
+            return
+        xid, ask = self._rng.choice(has_runner), tc.Unheard()
+        engine.submit(
+            self._rng.choice(
+                (
+                    Record(xid, -1, engine.ids.next(), "stray", None, False, ask),
+                    Claim(xid, -1, "stray", None, ask),
+                    Commit(xid, ask, attempt=-1),
+                    Rollback(xid, ask, attempt=-1),
+                    tc.retry(xid),
+                )
+            )
+        )
+
+    def _ask_at_the_timeout(self, engine: tc.ObservedEngine) -> None:
+        """In the very moment between the timeout and its timer."""
+        now_ms = engine.clock.now_ms()
+        undecided = [tx for tx in engine.transactions().values() if tx.phase is Phase.OPEN and rolls_back_in_time(tx)]
+        near = [tx for tx in undecided if tx.deadline_ms > now_ms]
+        if near:
+            tx = min(near, key=lambda tx: tx.deadline_ms)
+            delay_s = (tx.deadline_ms - now_ms) / 1000
+            self._world.loop.call_later(delay_s, self._ask_now, engine, tx.xid)
+
+    def _ask_now(self, engine: tc.ObservedEngine, xid: str) -> None:
+        resource, number, ask = self._world.databases[0].name, engine.ids.next(), tc.Unheard()
+        engine.submit(
+            self._rng.choice(
+                (
+                    LockWait(xid, number, resource, "t:1", (RowKey(resource, "t", "1"),), None, False, ask),
+                    Record(xid, None, number, "stray", None, False, ask),
+                    Claim(xid, 1, "stray", None, ask),
+                    Register(xid, number, BranchType.TCC, "late", "", (), None, True, "", None, False, ask),
+                    Commit(xid, ask),
+                )
+            )
+        )
+
+    def _stop(self, engine: tc.ObservedEngine) -> None:
+        """Only what no database works in: what is stopped is not undone."""
+        named = [tx for tx in engine.transactions().values() if tx.terms is not None]
+        pure = [tx.xid for tx in named if tx.xid not in self._world.mixed]
+        if self._rng.random() < 0.2:
+            pure = [xid for xid, entry in self._world.ledger.entries.items() if entry.phase.ended]
+        elif self._rng.random() < 0.5:
+            pure = [tx.xid for tx in named if tx.xid in pure and tx.phase is not Phase.OPEN] or pure
+        if pure:
+            engine.submit(Stop(self._rng.choice(pure), tc.Unheard()))
 
 
 def storm(world: World) -> asyncio.Task[None]:

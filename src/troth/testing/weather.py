@@ -71,12 +71,36 @@ RATES = MappingProxyType(
         "poisoned value": 0.05,
         "branch without local work": 0.1,
         "failed branch, commit asked": 0.5,
+        # services that the coordinator calls itself, for each call
+        "step call lost": 0.03,
+        "step call late": 0.03,
+        "step answer lost": 0.03,
+        "step answer late": 0.03,
+        "step refused": 0.06,
+        "step served by nobody": 0.15,
+        "step ongoing": 0.06,
+        "step failed": 0.2,
+        "step failed, but ran": 0.05,
+        # programs that begin sagas, messages and runs
+        "request to the door lost": 0.03,
+        "answer of the door lost": 0.04,
+        "sender slow": 0.3,
+        "sender killed after its local commit": 0.05,
+        "run slow": 0.08,
+        "run killed before it tells": 0.04,
+        "runner killed": 0.12,
+        # people, and the very moment of a timeout
+        "stopped by an operator": 0.04,
+        "request at the very timeout": 0.15,
     }
 )
 """How likely each is wherever it may strike, in a run of ordinary violence."""
 
 ALWAYS = frozenset(
-    {"stray event", "late question", "request asked again", "failed branch, commit asked", "participant voted"}
+    {
+        *("stray event", "late question", "request asked again", "failed branch, commit asked", "participant voted"),
+        *("step refused", "step ongoing", "sender slow", "request at the very timeout", "stopped by an operator"),
+    }
 )
 """These break nothing by themselves: every run has them."""
 

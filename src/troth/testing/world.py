@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from troth.client.links.registration import SPOKEN_VERSION
 from troth.client.links.wire import Wire
 from troth.core.decision import Decision
-from troth.core.events import Event
+from troth.core.events import Event, Served
 from troth.core.machine import TABLE
 from troth.stores.memory import MemoryStore
 from troth.stores.store import Batch
@@ -25,9 +25,11 @@ from troth.testing.loop import VirtualLoop
 from troth.testing.network import LONGEST_DELAY_S, Network, Process
 from troth.testing.records import Records
 from troth.testing.rm import OLD_VERSION, ResourceManager
+from troth.testing.runners import Runner
 from troth.testing.shared_disk import LeaseRow
 from troth.testing.sql_database import SqlDatabase
 from troth.testing.sql_service import SqlService
+from troth.testing.steps import RUN, StepServices
 from troth.testing.tm import TransactionManager
 from troth.testing.weather import Weather
 from troth.wire.seata.messages import BranchEndRequest, Message
@@ -42,6 +44,7 @@ class Options:
     """How big a run is. `storm_s` and `patience_s` are virtual seconds; patience is what is left after the faults."""
 
     purchases: int = 10
+    tasks: int = 4
     storm_s: float = 8.0
     patience_s: float = 30.0
     violence: float = 1.0
@@ -86,6 +89,10 @@ class World:
         self.databases = self._make_databases()
         self.services = self._make_services()
         self.programs = [TransactionManager(self, f"tm{i}", options.purchases) for i in range(2)]
+        self.steps = StepServices(self)
+        self.runners = [Runner(self, f"run{i}", options.tasks) for i in range(2)]
+        self.mixed: set[str] = set()
+        """Transactions in which a runner has let databases work."""
         self.clients: tuple[ResourceManager | TransactionManager, ...] = (*self.services, *self.programs)
 
     def _make_databases(self) -> list[Database]:
@@ -174,6 +181,12 @@ class World:
         self.note(name, f"starts, {count} transactions taken up, clock {self._skew_ms} ms")
         for checker in self.checkers:
             checker.starts(coordinator)
+        self.loop.call_later(0.05, self._serve_runs, coordinator)
+
+    def _serve_runs(self, coordinator: tc.Coordinator) -> None:
+        """Those who run transactions have connected again."""
+        if coordinator is self.coordinator and any(runner.up for runner in self.runners):
+            coordinator.engine.submit(Served(RUN))
 
     def coordinator_gone(self, coordinator: tc.Coordinator) -> None:
         """Somebody will start the next one. (Of two, the one that is gone may have been deposed long ago.)"""
@@ -245,7 +258,7 @@ class World:
     async def run(self, storm: Callable[[World], asyncio.Task[None]]) -> None:
         """Start, let it storm, let it end, judge."""
         self.start_coordinator()
-        for client in self.clients:
+        for client in (*self.clients, *self.runners):
             client.start()
         raging = storm(self)
         await raging
@@ -272,7 +285,8 @@ class World:
     def _all_ended(self) -> bool:
         engine = self.engine
         idle = engine is not None and engine.running and not engine.transactions() and not engine.under_way
-        everybody = all(program.idle for program in self.programs) and all(service.up for service in self.services)
+        programs: list[TransactionManager | Runner] = [*self.programs, *self.runners]
+        everybody = all(program.idle for program in programs) and all(service.up for service in self.services)
         return idle and everybody and not self.ledger.open()
 
     async def _until(self, ready: Callable[[], bool]) -> None:

@@ -86,6 +86,12 @@ class Shop:
             connection.close()
 
 
+MOSTLY_SOAKED = [
+    "sqlite",
+    *(pytest.param(kind, marks=[pytest.mark.engines, pytest.mark.soak]) for kind in ("postgres", "mariadb")),
+]
+
+
 @pytest.fixture(params=["sqlite", *(pytest.param(kind, marks=pytest.mark.engines) for kind in ("postgres", "mariadb"))])
 def shop(request: pytest.FixtureRequest, tmp_path: Path, coordinator: Any) -> Iterator[Shop]:
     if request.param == "sqlite":
@@ -154,6 +160,7 @@ def test_a_connection_of_at_that_works_outside_is_recorded(shop: Shop, coordinat
     assert shop.recorded() == [("UPDATE", "stock:2")] * 3
 
 
+@pytest.mark.parametrize("shop", MOSTLY_SOAKED, indirect=True)
 def test_a_dirty_write_freezes_and_the_record_says_who_it_was(shop: Shop, coordinator: Any) -> None:
     troth.at.guard(shop.url, "stock")
     shop.under(T1, "UPDATE stock SET n = 7 WHERE id = 1")
@@ -162,12 +169,13 @@ def test_a_dirty_write_freezes_and_the_record_says_who_it_was(shop: Shop, coordi
     assert shop.recorded() == [("UPDATE", "stock:1")]
 
 
+@pytest.mark.parametrize("shop", MOSTLY_SOAKED, indirect=True)
 def test_a_guard_is_put_up_twice_and_taken_down(shop: Shop, coordinator: Any) -> None:
     for name in ("stock", "stock", "place"):
         troth.at.guard(shop.url, name)
     assert troth.at.guarded(shop.url) == ["place", "stock"]
     shop.past("UPDATE stock SET n = 1 WHERE id = 1")
-    troth.at.unguard(shop.url, "stock")
+    troth.at.unguard(shop.url, "STOCK")
     assert troth.at.guarded(shop.url) == ["place"]
     shop.past("UPDATE stock SET n = 2 WHERE id = 1", "UPDATE place SET v = 2")
     troth.at.unguard(shop.url, "place")
@@ -225,6 +233,7 @@ def test_the_order_of_java_passes_where_the_database_asks_at_commit(shop: Shop, 
 
 @pytest.mark.parametrize("shop", ["postgres"], indirect=True)
 @pytest.mark.engines
+@pytest.mark.soak
 def test_postgres_records_truncate_and_a_prepared_transaction(shop: Shop) -> None:
     troth.at.guard(shop.url, "place")
     shop.past("COPY place FROM PROGRAM 'echo 5,x,1' (FORMAT csv)")
@@ -236,7 +245,7 @@ def test_postgres_records_truncate_and_a_prepared_transaction(shop: Shop) -> Non
 
 
 @pytest.mark.parametrize("shop", ["postgres"], indirect=True)
-@pytest.mark.parametrize("driver", ["postgresql", "postgresql+asyncpg"])
+@pytest.mark.parametrize("driver", ["postgresql", pytest.param("postgresql+asyncpg", marks=pytest.mark.soak)])
 @pytest.mark.engines
 async def test_the_mark_of_the_async_drivers(shop: Shop, coordinator: Any, driver: str) -> None:
     """Under global_lock() there is no undo row, so only the mark tells."""
@@ -252,8 +261,38 @@ async def test_the_mark_of_the_async_drivers(shop: Shop, coordinator: Any, drive
     assert shop.recorded() == [("UPDATE", "stock:1")]
 
 
+@pytest.mark.parametrize("shop", MOSTLY_SOAKED, indirect=True)
+def test_names_that_want_quotes(shop: Shop, coordinator: Any) -> None:
+    name, mark = "T odd.100%;'", "`" if shop.kind == "mariadb" else '"'
+    table, key = f"{mark}{name}{mark}", f"{mark}sel ect{mark}"
+    shop.past(f"CREATE TABLE {table} ({key} VARCHAR(9) PRIMARY KEY, v INTEGER)", f"INSERT INTO {table} VALUES ('k', 1)")
+    troth.at.guard(shop.url, name)
+    assert troth.at.guarded(shop.url) == [name]
+    shop.under(T1, f"UPDATE {table} SET v = 2")
+    shop.past(f"UPDATE {table} SET v = 3")
+    assert shop.recorded() == [("UPDATE", f"{name}:k")]
+    troth.at.unguard(shop.url, name)
+    assert troth.at.guarded(shop.url) == []
+    shop.past(f"UPDATE {table} SET v = 4")
+    assert len(shop.recorded()) == 1
+
+
+@pytest.mark.parametrize("shop", ["postgres"], indirect=True)
+@pytest.mark.engines
+def test_a_writer_needs_no_right_to_the_records(shop: Shop) -> None:
+    troth.at.guard(shop.url, "stock")
+    shop.past("CREATE ROLE poor", "GRANT SELECT, UPDATE ON stock TO poor")
+    try:
+        shop.past("SET LOCAL ROLE poor", "UPDATE stock SET n = 0 WHERE id = 1")
+    finally:
+        shop.plain.rollback()
+        shop.past("DROP OWNED BY poor", "DROP ROLE poor")
+    assert shop.recorded() == [("UPDATE", "stock:1")]
+
+
 @pytest.mark.parametrize("shop", ["mariadb"], indirect=True)
 @pytest.mark.engines
+@pytest.mark.soak
 def test_keys_that_are_no_text(shop: Shop, coordinator: Any) -> None:
     """A record that could not be written would stop a stranger's statement."""
     shop.past("CREATE TABLE odd (k BINARY(3), m BIT(9), PRIMARY KEY (k, m)) ENGINE = InnoDB")

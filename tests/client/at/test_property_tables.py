@@ -160,7 +160,7 @@ def often(count: int):
     return settings(max_examples=count, deadline=None, phases=[Phase.generate], suppress_health_check=suppressed)
 
 
-@often(60)
+@often(25)
 @given(programs(), st.booleans())
 def test_random_tables(coordinator, program, committed):
     check(coordinator, program, committed=committed)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import aiosqlite
+import asyncmy
 import asyncpg
 import psycopg
 import redis
@@ -118,6 +119,16 @@ def aio_psycopg(url: str) -> Bank:
 
 def aio_asyncpg(url: str) -> Bank:
     return Bank("asyncpg", url, partial(asyncpg.connect, url), lambda c, sql: c.execute(sql), True)
+
+
+def aio_asyncmy(url: str) -> Bank:
+    async def run(connection: Any, sql: str) -> None:
+        async with connection.cursor() as cursor:
+            await cursor.execute(sql)
+
+    place = connection_to(url).keywords  # type: ignore[attr-defined]  # PyMySQL's, which asyncmy takes, too
+    names = ("host", "port", "user", "password", "database")
+    return Bank("asyncmy", url, partial(asyncmy.connect, **{name: place[name] for name in names}), run, True)
 
 
 def sqlalchemy_orm(url: str, spelled: str) -> Bank:

@@ -20,12 +20,11 @@ from barrier_banks import Bank
 from fixtures_coordinator import until
 
 SERVERLESS = ("sqlite", "aiosqlite", "sqlalchemy")
-ENGINES = ("asyncpg", "pymysql")
-MORE = ("psycopg", "psycopg-async", "sqlalchemy-postgres", "sqlalchemy-async")
+ENGINES = ("asyncpg", "pymysql", "asyncmy", "psycopg", "psycopg-async", "sqlalchemy-postgres", "sqlalchemy-async")
+_SOAK = (pytest.mark.engines, pytest.mark.soak)
 ALL = (
     *SERVERLESS,
-    *(pytest.param(kind, marks=pytest.mark.engines) for kind in ENGINES),
-    *(pytest.param(kind, marks=(pytest.mark.engines, pytest.mark.soak)) for kind in MORE),
+    *(pytest.param(kind, marks=_SOAK) for kind in ENGINES),
     "redis",
 )
 
@@ -83,6 +82,7 @@ def new_bank(
             "sqlalchemy": lambda: barrier_banks.sqlalchemy_orm(f"sqlite:///{path}", f"sqlite:///{path}"),
             "psycopg": lambda: barrier_banks.by_cursor("psycopg", barrier_urls("postgres")),
             "pymysql": lambda: barrier_banks.by_cursor("pymysql", barrier_urls("mariadb")),
+            "asyncmy": lambda: barrier_banks.aio_asyncmy(barrier_urls("mariadb")),
             "psycopg-async": lambda: barrier_banks.aio_psycopg(barrier_urls("postgres")),
             "asyncpg": lambda: barrier_banks.aio_asyncpg(barrier_urls("postgres")),
             "sqlalchemy-postgres": lambda: barrier_banks.sqlalchemy_orm(

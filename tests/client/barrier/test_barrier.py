@@ -35,6 +35,24 @@ def test_a_call_is_done_once_and_leaves_the_rows_of_dtms_clients(bank: Bank, gid
     assert bank.records(gid) == [("cancel", "01", "cancel"), ("try", "01", "try")]
 
 
+@pytest.mark.engines
+@pytest.mark.parametrize("kind", ["asyncpg", "pymysql"])
+def test_one_life_of_a_branch_on_servers(new_bank: Callable[[str], Bank], gid: str, kind: str) -> None:
+    """In short runs; the long ones take each test here to each kind of connection."""
+    bank = new_bank(kind)
+    with pytest.raises(KeyError):
+        bank.call(call_of(gid, "try"), bank.fails)
+    for _ in range(2):
+        bank.call(call_of(gid, "try"), bank.take)
+    assert bank.balance() == 70
+    bank.call(call_of(gid, "cancel"), bank.take)
+    with pytest.raises(LateTry):
+        bank.call(call_of(gid, "try"), bank.take)
+    assert bank.records(gid) == [("cancel", "01", "cancel"), ("try", "01", "try")]
+    assert bank.check_back(gid) is False
+    assert bank.balance() == 40
+
+
 @pytest.mark.parametrize(("origin", "reversal"), [("try", "cancel"), ("action", "compensate"), ("action", "rollback")])
 def test_a_reversal_without_its_original_does_nothing_and_bars_it(
     bank: Bank, gid: str, origin: str, reversal: str
@@ -110,7 +128,7 @@ class TestC11:
 class TestC12:
     """Field note C12: dtmcli for Python pastes values into SQL, is for MySQL only and sync only, and prints."""
 
-    @pytest.mark.parametrize("kind", ["sqlite", pytest.param("pymysql", marks=pytest.mark.engines)])
+    @pytest.mark.parametrize("kind", ["sqlite", pytest.param("pymysql", marks=(pytest.mark.engines, pytest.mark.soak))])
     def test_c12_what_a_caller_names_reaches_no_sql(
         self, new_bank: Callable[[str], Bank], gid: str, kind: str, capfd: pytest.CaptureFixture[str]
     ) -> None:
@@ -145,12 +163,12 @@ class TestC12:
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("kind", ["pymysql", "psycopg"])
+@pytest.mark.parametrize("kind", ["pymysql", pytest.param("psycopg", marks=pytest.mark.soak)])
 def test_reversals_side_by_side_are_done_once_and_no_deadlock(
     new_bank: Callable[[str], Bank], gid: str, kind: str
 ) -> None:
     bank = new_bank(kind)
-    rounds, failed = 6, []
+    rounds, failed = 4, []
     both = threading.Barrier(3)
 
     def cancel() -> None:

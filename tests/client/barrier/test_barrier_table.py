@@ -13,8 +13,8 @@ from troth.client.barrier import Barrier
 
 PLACES = (
     "sqlite",
-    pytest.param("psycopg", marks=pytest.mark.engines),
-    pytest.param("pymysql", marks=pytest.mark.engines),
+    pytest.param("psycopg", marks=(pytest.mark.engines, pytest.mark.soak)),
+    pytest.param("pymysql", marks=(pytest.mark.engines, pytest.mark.soak)),
 )
 
 
@@ -52,6 +52,7 @@ def test_a_table_without_its_key_is_told(new_bank: Callable[[str], Bank], kind: 
 
 
 @pytest.mark.engines
+@pytest.mark.soak
 def test_dtms_own_table_on_mysql_is_told_to_confuse_gids(new_bank: Callable[[str], Bank]) -> None:
     """Its script leaves the collation to the server, which looks at no case: a gid `a` bars the gid `A`."""
     bank = new_bank("pymysql")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -236,6 +237,42 @@ def test_a_workflow_that_is_refused_is_rolled_back_in_reverse(client: troth.dtm.
     ]
 
 
+def test_a_call_back_while_the_code_takes_its_time_is_put_off(client: troth.dtm.DtmClient, bank: Bank) -> None:
+    seen: list[Exception] = []
+
+    @client.workflow("slow", callback=bank.url_of("/workflow"))
+    def run(steps: troth.dtm.Steps, data: object) -> None:
+        called_back = {"gid": steps.gid, "op": "slow", "branch_id": "00", "trans_type": "workflow"}
+        try:
+            client.resume(called_back, b"")
+        except troth.dtm.Ongoing as put_off:
+            seen.append(put_off)
+        steps.call(bank.url_of("/out"), TO_A)
+
+    gid = troth.dtm.new_gid()
+    run.execute(gid=gid)
+    assert len(seen) == 1
+    assert bank.paths(gid) == ["/out"]
+
+
+def test_a_rollback_that_is_refused_is_asked_again(client: troth.dtm.DtmClient, bank: Bank) -> None:
+    """It is decided by then: no refusal ends it."""
+
+    @client.workflow("stubborn", callback=bank.url_of("/workflow"))
+    def run(steps: troth.dtm.Steps, data: object) -> None:
+        steps.call(bank.url_of("/out"), TO_A, rollback=bank.url_of("/out-undo"))
+        raise troth.dtm.BranchRefused("not after all")
+
+    bank.faults["/out-undo"] = [troth.dtm.BranchRefused("I do not give it back")]
+    gid = troth.dtm.new_gid()
+    with pytest.raises(troth.dtm.BranchUnanswered, match="is decided"):
+        run.execute(gid=gid)
+    assert client.query(gid)["transaction"]["status"] == "prepared"
+    with pytest.raises(troth.TransactionRolledBack, match="not after all"):
+        run.execute(gid=gid)  # as the coordinator's call-back does
+    assert bank.balances() == (100, 100, 0)
+
+
 def test_a_workflow_that_died_is_resumed_by_the_coordinators_call_back(client: troth.dtm.DtmClient, bank: Bank) -> None:
     from troth.integrations.dtm_wsgi import DtmMiddleware
 
@@ -281,10 +318,11 @@ async def test_async_clients_do_the_same(dtm_server: str, bank: Bank) -> None:
         async def run(steps: troth.dtm.Steps, data: int) -> int:
             await steps.call(bank.url_of("/out"), {"account": "A", "amount": data})
 
-            async def doubled() -> int:
-                return data * 2
+            async def doubled(number: int) -> int:
+                return number * 2
 
-            return await steps.do(doubled)
+            both = await asyncio.gather(steps.do(lambda: doubled(data)), steps.do(lambda: doubled(0)))
+            return sum(both)
 
         assert await run.execute(5) == 10
         assert bank.balances() == (5, 160, 0)

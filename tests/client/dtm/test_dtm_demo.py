@@ -11,15 +11,10 @@ import pytest
 from troth.demo.dtm_faults import EXPECTED, Fault
 
 COMMAND = [sys.executable, "-m", "troth", "demo", "dtm"]
-QUICK = (Fault.SENDER_CRASH,)
-"""In short runs; the others are in long ones: each starts three processes."""
-
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.soak]
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(fault, marks=() if fault in QUICK else pytest.mark.soak) for fault in Fault], ids=str
-)
+@pytest.mark.parametrize("fault", Fault, ids=str)
 def test_each_fault(fault: Fault) -> None:
     done = subprocess.run(
         [*COMMAND, "--fault", fault, "--json"], capture_output=True, text=True, timeout=180, check=False

@@ -9,6 +9,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import troth
 from fixtures_coordinator import until
 
 NewStep = Callable[..., Any]
+SOON = timedelta(milliseconds=2)
 DOWN = OSError("the hotel is down")
 
 
@@ -94,3 +96,30 @@ def test_an_undoable_call_too_has_bounded_attempts_and_is_frozen_then(
     operator.retry(xids[0])
     until(lambda: operator.shown(xids[0])["outcome"] == "Rollbacked", what="the retry has ended it")
     assert diary == ["do mail", *["undo mail"] * 4]
+
+
+def test_a_step_that_is_put_off_is_no_secret(operator: Operator, new_step: NewStep, diary: list[Any]) -> None:
+    """Forward recovery: the saga waits for its step, and the runner's branch says why."""
+    broken = [True]
+    xids = []
+
+    @troth.step(name="stuck", attempts=2, pause=SOON)
+    def stuck() -> None:
+        xids.append(troth.current_step().xid)
+        if broken:
+            raise OSError("the bank is closed")
+
+    @troth.saga(name="patient", recovery="forward", check_every=timedelta(milliseconds=50))
+    def patient() -> None:
+        stuck()
+
+    with pytest.raises(troth.TrothError, match="it goes on later"):
+        patient()
+
+    def reason() -> str:
+        branches = operator.shown(xids[0])["branches"]
+        return str(next(branch["last_error"] for branch in branches if branch["branch_type"] == "RUNNER"))
+
+    until(lambda: "stuck failed 2 times (OSError: the bank is closed)" in reason(), what="the reason is shown")
+    broken.clear()
+    until(lambda: operator.shown(xids[0])["outcome"] == "Committed", what="it has gone on")

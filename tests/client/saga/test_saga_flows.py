@@ -28,6 +28,7 @@ class Notebook:
         self.records: dict[str, tuple[str, bool]] = {}
         self.said: list[str] = []
         self.failures: Iterator[Exception] = iter(())
+        self.commits_as = GlobalStatus.Committed
 
     def answer(self, step: object) -> object:
         match step:
@@ -61,7 +62,9 @@ class Notebook:
                 return m.GlobalRollbackResponse(global_status=GlobalStatus.RollbackFailed)
             case m.GlobalCommitRequest():
                 self.said.append("commit")
-                return m.GlobalCommitResponse(global_status=GlobalStatus.Committed)
+                return m.GlobalCommitResponse(global_status=self.commits_as)
+            case m.GlobalStatusRequest():
+                return m.GlobalStatusResponse(global_status=GlobalStatus.Rollbacked)
         raise AssertionError(message)
 
     def run(self, flow: Flow[Any]) -> Any:
@@ -220,3 +223,18 @@ def test_a_process_that_lacks_a_step_leaves_it_to_another(book: Notebook) -> Non
     with pytest.raises(RunEnds, match="this process has no step 'lost'"):
         ended(run, ValueError("no"), book)
     assert book.said == ["!"]
+
+
+def test_a_commit_that_becomes_a_rollback_is_compensated_all_the_same(book: Notebook) -> None:
+    """A branch in the saga's own transaction has voted against it: it takes no records any more, but steps have run."""
+    diary: list[str] = []
+    pieces = [Piece("a", diary), Piece("b", diary, errors=3), Piece("c", diary)]
+    run = new_run(book, *pieces)
+    for piece in pieces:
+        book.run(done(run, piece))
+    book.commits_as = GlobalStatus.TimeoutRollbacked
+    with pytest.raises(troth.TransactionRolledBack) as caught:
+        ended(run, None, book)
+    assert diary[3:] == ["undo c", *["undo b"] * 3, "undo a"]
+    assert book.said == ["a", "b", "c", "commit"]
+    assert caught.value.__notes__ == ["troth: b was NOT compensated: OSError: down (attempt 3 of 3)"]

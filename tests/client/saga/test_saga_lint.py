@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import troth
 from troth.cli.main import app
 from troth.client.saga_diagram import of_definition, of_run
 from troth.client.saga_lint import lint
@@ -247,7 +248,8 @@ def test_a_run_is_drawn() -> None:
             branch("RECORD", "~pay"),
             branch("RECORD", "!", "PhaseOne_Failed"),
             branch("RECORD", "?fly"),
-            branch("SAGA", "undo:app:fly", error='needs-human: it "fails"'),
+            branch("SAGA", "undo:app:car", "PhaseTwo_Rollbacked"),
+            branch("SAGA", "undo:app:fly", error='PhaseTwo_RollbackFailed_Unretryable: needs-human: it "fails"'),
         ],
     }
     lines = of_run(shown).splitlines()
@@ -261,10 +263,31 @@ def test_a_run_is_drawn() -> None:
         "    n3 --> n4",
         '    n5["the body failed"]:::failed',
         "    n4 --> n5",
-        '    n6["compensate fly: needs-human: it #quot;fails#quot;"]:::human',
+        '    n6["car compensated"]:::undone',
         "    n5 --> n6",
-        '    n7(["RollbackFailed"])',
+        '    n7["compensate fly: needs-human: it #quot;fails#quot;"]:::human',
         "    n6 --> n7",
+        '    n8(["RollbackFailed"])',
+        "    n7 --> n8",
         *(line for line in lines if "classDef" in line),
     ]
     assert sum("classDef" in line for line in lines) == 4
+
+
+@troth.step(name="drawn-step", compensate=None)
+def drawn_step() -> None:
+    """Nothing."""
+
+
+@troth.saga(name="drawn")
+def drawn() -> None:
+    drawn_step()
+
+
+def test_a_saga_draws_itself() -> None:
+    assert [line.strip() for line in drawn.diagram().splitlines()[:4]] == [
+        "flowchart TD",
+        'n1(["drawn"])',
+        'n2["drawn_step"]',
+        "n1 --> n2",
+    ]

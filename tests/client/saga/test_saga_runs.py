@@ -451,6 +451,43 @@ def test_what_has_run_when_the_deadline_passes_is_compensated(new_step: NewStep,
     assert diary == ["do flight", "undo flight"]
 
 
+# --- names of the caller's --------------------------------------------------------------------------------------------
+
+
+def test_a_saga_of_a_name_is_begun_once(saga_client: troth.Client, new_step: NewStep, diary: list[Any]) -> None:
+    flight = new_step("flight")
+
+    @troth.saga(name="named trip")
+    def trip(who: str) -> Any:
+        return flight(who)
+
+    assert trip.named("order 7")("ann") == "ann"
+    with pytest.raises(troth.SagaKnown, match="order 7") as caught:
+        trip.until(datetime.now(UTC) + timedelta(seconds=60)).named("order 7")("ann")
+    assert saga_client.status(caught.value.xid) is GlobalStatus.Committed
+    assert trip.named("order 8")("bob") == "bob"
+    assert diary == ["do flight"] * 2
+    with pytest.raises(ValueError, match="not empty"):
+        trip.named("")
+
+
+def test_a_name_is_taken_while_the_saga_runs_too(new_step: NewStep, diary: list[Any]) -> None:
+    inner: list[BaseException] = []
+
+    @troth.step(name="again", compensate=None)
+    def again() -> None:
+        with pytest.raises(troth.SagaKnown) as caught:
+            twice.named("x")()
+        inner.append(caught.value)
+
+    @troth.saga(name="twice")
+    def twice() -> None:
+        again()
+
+    twice.named("x")()
+    assert len(inner) == 1
+
+
 # --- taken over, put off ---------------------------------------------------------------------------------------------
 
 

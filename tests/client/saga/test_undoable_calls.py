@@ -182,3 +182,12 @@ def test_an_async_compensation_of_a_blocking_step_is_refused() -> None:
 
     with pytest.raises(TypeError, match="a compensation is as its step"):
         troth.step(name="odd-pair", compensate=undo)(print)
+
+
+@pytest.mark.parametrize("decorate", [troth.step(compensate=None), troth.saga()])
+def test_methods_are_refused(decorate: Any) -> None:
+    def method(self: object) -> None:
+        """Its object could not be kept."""
+
+    with pytest.raises(TypeError, match="is a method"):
+        decorate(method)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from troth.client.states.definition import ExecutionStatus
-from troth.client.states.interpret import Compensate, Ended, Execution, Invoke, Parallel, Run, TaskFailed
+from troth.client.states.interpret import Execution
 from troth.client.states.parse import parse
+from troth.client.states.steps import Compensate, Ended, Invoke, Parallel, Run, TaskFailed
 from troth.client.states.values import Raised
 
 SU, FA, UN = ExecutionStatus.SUCCEEDED, ExecutionStatus.FAILED, ExecutionStatus.UNKNOWN

@@ -20,7 +20,17 @@ import troth
 from fixtures_coordinator import until
 
 KINDS = ("sqlite", "psycopg-async", "pymysql")
-MORE = ("psycopg", "sqlalchemy", "sqlalchemy-mariadb", "redis", "aiosqlite", "sqlalchemy-async", "redis-async")
+MORE = (
+    "psycopg",
+    "sqlalchemy",
+    "sqlalchemy-mariadb",
+    "redis",
+    "aiosqlite",
+    "sqlalchemy-async",
+    "redis-async",
+    "asyncpg",
+    "asyncmy",
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +98,8 @@ def new_bank(request: pytest.FixtureRequest, tmp_path: Path, tcc_urls: Callable[
             "redis": lambda: tcc_banks.on_redis(request.getfixturevalue("redis_url")),
             "aiosqlite": lambda: tcc_banks.aio_sqlite(path),
             "psycopg-async": lambda: tcc_banks.aio_psycopg(tcc_urls("postgres")),
+            "asyncpg": lambda: tcc_banks.aio_asyncpg(tcc_urls("postgres")),
+            "asyncmy": lambda: tcc_banks.aio_asyncmy(tcc_urls("mariadb")),
             "sqlalchemy-async": lambda: tcc_banks.aio_sqlalchemy(tcc_urls("postgres")),
             "redis-async": lambda: tcc_banks.on_redis_async(request.getfixturevalue("redis_url")),
         }

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiosqlite
+import asyncmy
+import asyncpg
 import psycopg
 import redis
 import redis.asyncio
@@ -168,6 +170,27 @@ def aio_psycopg(url: str) -> Bank:
             await connection.close()
 
     return Bank("psycopg-async", connect, run, is_async=True, url=url)
+
+
+def aio_asyncpg(url: str) -> Bank:
+    async def run(connection: Any, sql: str, *values: object) -> None:
+        for number in range(len(values)):
+            sql = sql.replace("?", f"${number + 1}", 1)
+        await connection.execute(sql, *values)
+
+    return Bank("asyncpg", functools.partial(asyncpg.connect, url), run, is_async=True, url=url)
+
+
+def aio_asyncmy(url: str) -> Bank:
+    place = fence_table.connection_to(url).keywords  # type: ignore[attr-defined]  # PyMySQL's, which asyncmy takes, too
+    names = ("host", "port", "user", "password", "database")
+    connect = functools.partial(asyncmy.connect, **{name: place[name] for name in names})
+
+    async def run(connection: Any, sql: str, *values: object) -> None:
+        async with connection.cursor() as cursor:
+            await cursor.execute(sql.replace("?", "%s"), values)
+
+    return Bank("asyncmy", connect, run, is_async=True, url=url)
 
 
 def aio_sqlalchemy(url: str) -> Bank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from tcc_banks import Bank, play, withdraw
 
@@ -239,3 +241,18 @@ def test_clean_up_leaves_open_branches(new_bank: Callable[[str], Bank], kind: st
         assert bank.fences() == [COMMITTED, TRIED]
         until(lambda: action.try_.clean_up(timedelta(0)) == 1)
         assert bank.fences() == [TRIED]
+
+
+@pytest.mark.engines
+def test_a_try_that_swallows_a_failed_statement_is_no_try(new_bank: Callable[[str], Bank]) -> None:
+    """PostgreSQL answers COMMIT of a failed transaction with ROLLBACK and no error: nothing was frozen."""
+    bank = new_bank("psycopg")
+
+    def swallows(ctx: troth.ActionContext) -> None:
+        with contextlib.suppress(psycopg.Error):
+            bank.run(ctx.connection, "UPDATE no_such_table SET x = 1")
+
+    action = troth.tcc(name="swallows", connection=bank.opened, confirm=swallows, cancel=swallows)(swallows)
+    with pytest.raises(troth.BranchFailed, match="swallowed"), troth.transaction(name="transfer"):
+        action()
+    assert bank.fences() == [FenceStatus.SUSPENDED]  # cancelled, and found never tried

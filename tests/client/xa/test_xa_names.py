@@ -125,7 +125,7 @@ def test_a_database_opened_before_init_is_served_from_init_on() -> None:
         clients = [HasRegistered(), HasRegistered()]
         for client in clients:
             holder.use(client)  # type: ignore[arg-type]
-        assert [client.resources for client in clients] == [["jdbc:a"], ["jdbc:a"]]
+        assert [client.resources.count("jdbc:a") for client in clients] == [1, 1]  # others' may be alive, too
         assert clients[0].closed
     finally:
         holder._HOLDER.swap(earlier)

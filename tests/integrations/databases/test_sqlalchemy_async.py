@@ -15,7 +15,12 @@ from troth.integrations.sqlalchemy import create_async_engine, create_engine, pr
 
 pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("troth_client")]
 
-DRIVERS = ["sqlite+aiosqlite", "postgresql+psycopg", "postgresql+asyncpg", "mysql+asyncmy"]
+DRIVERS = [
+    "sqlite+aiosqlite",
+    "postgresql+psycopg",
+    "postgresql+asyncpg",
+    pytest.param("mysql+asyncmy", marks=pytest.mark.soak),
+]
 
 
 class Undo(Exception):

@@ -107,6 +107,28 @@ func move(db executor, op string, m movement) error {
 	return err
 }
 
+// underXa does the work of an XA branch by `start`, and comes back when its connection has gone. MariaDB lets go of what
+// is prepared only then; the client takes "no such XA transaction" for one that is done already, so a second phase
+// that came earlier would be lost.
+func (b *bank) underXa(start func(work func(*sql.DB) error) error, m movement) error {
+	var connection int64
+	err := start(func(db *sql.DB) error {
+		if b.conf.Driver == "mysql" {
+			if err := db.QueryRow("select connection_id()").Scan(&connection); err != nil {
+				return err
+			}
+		}
+		return move(db, "action", m)
+	})
+	for open := 1; connection != 0 && open > 0; {
+		listed := b.db.QueryRow("select count(*) from information_schema.processlist where id = ?", connection)
+		if failed := listed.Scan(&open); failed != nil {
+			return failed
+		}
+	}
+	return err
+}
+
 func (b *bank) guarded(barrier *dtmcli.BranchBarrier, m movement) error {
 	return barrier.CallWithDB(b.db, func(tx *sql.Tx) error { return move(tx, barrier.Op, m) })
 }

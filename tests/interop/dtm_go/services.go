@@ -66,17 +66,21 @@ func (p *program) queryPrepared(r request) error {
 }
 
 func (p *program) moveUnderXa(r request) error {
-	change := func(db *sql.DB) error {
-		m, err := r.movement()
-		if err != nil {
-			return err
-		}
-		return move(db, "action", m)
+	if r.Op != "action" { // the second phase has no body
+		return p.xaTransaction(r, func(*sql.DB) error { return nil })
 	}
+	m, err := r.movement()
+	if err != nil {
+		return err
+	}
+	return p.bank.underXa(func(work func(*sql.DB) error) error { return p.xaTransaction(r, work) }, m)
+}
+
+func (p *program) xaTransaction(r request, work func(*sql.DB) error) error {
 	if r.Protocol == "grpc" {
-		return dtmgrpc.XaLocalTransaction(r.ctx, p.bank.conf, func(db *sql.DB, _ *dtmgrpc.XaGrpc) error { return change(db) })
+		return dtmgrpc.XaLocalTransaction(r.ctx, p.bank.conf, func(db *sql.DB, _ *dtmgrpc.XaGrpc) error { return work(db) })
 	}
-	return dtmcli.XaLocalTransaction(r.query, p.bank.conf, func(db *sql.DB, _ *dtmcli.Xa) error { return change(db) })
+	return dtmcli.XaLocalTransaction(r.query, p.bank.conf, func(db *sql.DB, _ *dtmcli.Xa) error { return work(db) })
 }
 
 // nested is a TCC branch whose try opens a branch of its own below it.

@@ -56,14 +56,14 @@ func (p *program) step(wf *workflow.Workflow, b branch) error {
 		})
 		return err
 	case "xa":
-		_, err := wf.DoXa(p.bank.conf, func(db *sql.DB) ([]byte, error) {
-			var m movement
-			if err := json.Unmarshal(b.Payload, &m); err != nil {
-				return nil, err
-			}
-			return []byte("moved"), move(db, "action", m)
-		})
-		return err
+		var m movement
+		if err := json.Unmarshal(b.Payload, &m); err != nil {
+			return err
+		}
+		return p.bank.underXa(func(work func(*sql.DB) error) error {
+			_, err := wf.DoXa(p.bank.conf, func(db *sql.DB) ([]byte, error) { return []byte("moved"), work(db) })
+			return err
+		}, m)
 	}
 	return callBranch(wf, b.URL, b)
 }

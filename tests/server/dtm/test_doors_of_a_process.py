@@ -15,6 +15,7 @@ __all__ = ["service"]
 
 
 @pytest.mark.engines
+@pytest.mark.soak
 def test_the_web_hook_hears_of_a_branch_that_fails_again_and_again(
     new_coordinator: Callable[..., CoordinatorProcess], service: BranchService
 ) -> None:

@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -21,6 +25,12 @@ from troth.server.outbound.url_calls import UrlCall
 from troth.wire.dtm.results import Verdict
 
 __all__ = ["service"]
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        return probe.connect_ex(("::1", 9)) in (0, errno.ECONNREFUSED)
+
 
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n3\r\nONG\r\n4\r\nOING\r\n0\r\n\r\n"
 CALL = Call("h:1:2", 3, BranchType.SAGA, "r", None, "dtm", Verb.ACTION, 1, plan=Plan(by_url=True), gid="g")
@@ -60,6 +70,8 @@ async def caller() -> AsyncIterator[Caller]:
 @contextlib.asynccontextmanager
 async def raw_service(
     talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[str]:
     """A service that writes what it likes; the URL."""
     talks = []
@@ -72,7 +84,7 @@ async def raw_service(
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, host, 0, ssl=tls)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
     await asyncio.gather(*talks)
@@ -257,3 +269,52 @@ def test_what_a_url_becomes() -> None:
 def test_headers_that_would_split_a_request(headers: dict[str, str]) -> None:
     with pytest.raises(ValueError):
         check_headers(headers)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate of its own for localhost, and its key."""
+    directory = tmp_path_factory.mktemp("tls")
+    certificate, key = f"{directory}/certificate.pem", f"{directory}/key.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no `openssl` on the PATH to make a certificate with")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_https_is_verified(
+    caller: Caller, certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch, *, trusted: bool
+) -> None:
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", certificate[0])
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*certificate)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(7)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+        await writer.drain()
+
+    async with raw_service(talk, tls) as url:
+        verdict, text = await caller.ask(url.replace("http://127.0.0.1", "https://localhost"))
+    assert verdict is (Verdict.DONE if trusted else Verdict.RETRY)
+    assert trusted or "certificate" in text.lower()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+async def test_ipv6(caller: Caller) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n" if b"Host: [::1]" in head else b"")
+        await writer.drain()
+
+    async with raw_service(talk, host="::1") as url:
+        assert (await caller.ask(url.replace("127.0.0.1", "[::1]"), payload=b""))[0] is Verdict.DONE
+        await caller.http.close()

@@ -246,6 +246,19 @@ async def test_closing_lets_what_is_under_way_be_answered(world: World) -> None:
     assert await idle.is_closed()
 
 
+async def test_who_still_waits_at_the_end_is_told(world: World) -> None:
+    world.operations.go_on.clear()
+    line = await world.line()
+    line.writer.write(post(BODY))
+    while not world.operations.submitted:
+        await asyncio.sleep(0.01)
+    await world.door.close(0.05)
+    status, body, headers = await line.answer()
+    assert (status, headers["connection"]) == (503, "close")
+    assert "stopping" in body["message"]
+    assert await line.is_closed()
+
+
 async def test_metrics_are_text(world: World) -> None:
     line = await world.line()
     line.writer.write(b"GET /api/metrics HTTP/1.1\r\nhost: x\r\n\r\n")

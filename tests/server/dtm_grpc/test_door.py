@@ -89,7 +89,7 @@ class Client:
 @pytest_asyncio.fixture
 async def client() -> AsyncIterator[Client]:
     asked = Asked()
-    door = DtmGrpcDoor(asked, most_calls=100, count=asked.count)
+    door = DtmGrpcDoor(asked, most_calls=100, largest_bytes=100_000, count=asked.count)
     port = await door.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Client(channel, asked)
@@ -199,6 +199,12 @@ async def test_bad_input_is_said_to_be_that(client: Client, request_: Any, word:
     assert client.asked.requests == []
 
 
+async def test_a_request_that_is_too_large_is_refused(client: Client) -> None:
+    code, _ = await client.refused("Submit", pb.DtmRequest(Gid="g", BinPayloads=[bytes(200_000)]))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert client.asked.requests == []
+
+
 async def test_health_and_reflection(client: Client) -> None:
     stub = health_pb2_grpc.HealthStub(client.channel)  # type: ignore[no-untyped-call,unused-ignore]
     for service in ("", "dtmgimp.Dtm"):
@@ -218,7 +224,7 @@ async def test_health_and_reflection(client: Client) -> None:
 
 async def test_a_port_that_is_taken_is_said_to_be() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        door = DtmGrpcDoor(Asked(), most_calls=1, count=Asked().count)
+        door = DtmGrpcDoor(Asked(), most_calls=1, largest_bytes=1, count=Asked().count)
         with pytest.raises(OSError, match="gRPC door cannot listen"):
             await door.start("127.0.0.1", taken.getsockname()[1])
         await door.stop(None)

@@ -94,6 +94,12 @@ async def test_bytes_go_as_they_are_and_metadata_says_what_is_meant(service: Ser
     }
 
 
+async def test_xa_names_where_its_second_phase_is(service: Service, caller: Caller) -> None:
+    address = f"127.0.0.1:{service.port}"
+    await caller.ask(address, kind="xa", payload=b"")
+    assert service.seen[0][2]["dtm-phase2_url"] == f"{address}/busi.Busi/TransIn"
+
+
 async def test_a_workflow_is_resumed_by_dtms_own_message(service: Service, caller: Caller) -> None:
     await caller.ask(f"127.0.0.1:{service.port}", kind="workflow", payload=b'{"n":1}')
     assert WorkflowData.FromString(service.seen[0][1]).Data == b'{"n":1}'
@@ -119,8 +125,7 @@ async def test_what_a_status_means(
     service.answer = refuse
     said, text = await caller.ask(f"127.0.0.1:{service.port}")
     assert said is verdict
-    assert code.name in text
-    assert details in text
+    assert text == (f"{code.name} from 127.0.0.1:{service.port}: {details}" if verdict is Verdict.RETRY else details)
 
 
 async def test_no_answer_in_time_is_asked_again(service: Service, caller: Caller) -> None:

@@ -17,7 +17,7 @@ class TestTrans:
         # Go's clients write nil slices and maps as null
         sent = trans(steps=None, payloads=None, branch_headers=None, custom_data=None, wait_result=None)
         assert sent == trans()
-        assert sent.options == messages.Options()
+        assert sent.options == messages.Options(concurrent=False)
 
     def test_what_is_unknown_is_ignored(self) -> None:
         assert trans(whatever={"a": [1]}) == trans()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import fields as fields_of
 
@@ -36,12 +36,14 @@ def some(kind: type[m.Message]) -> st.SearchStrategy[m.Message]:
     return st.builds(kind, **values)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(KINDS).flatmap(some))
 def test_what_is_written_is_what_is_read(message: m.Message) -> None:
     body = write_body(message)
     assert read_body(body, 0, len(body)) == message
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(KINDS).flatmap(some), st.data())
 def test_cut_bytes_are_refused(message: m.Message, data: st.DataObject) -> None:
     body = write_body(message)

@@ -155,9 +155,8 @@ class AsyncOpened(Opened):
                 self._around = around
             self._take(given, is_async=True)
         except BaseException:
-            closing = given.close() if self._around is None and hasattr(given, "close") else None
-            if inspect.isawaitable(closing):
-                await closing
+            if self._around is None and hasattr(given, "close"):
+                await _closed(given)
             await self._leave()
             raise
 
@@ -173,12 +172,19 @@ class AsyncOpened(Opened):
         if self._around is not None:
             await self._leave()
         elif raw is not None and self._queue is None:
-            await raw.close()
+            await _closed(raw)
 
     async def _leave(self) -> None:
         around, self._around = self._around, None
         if around is not None:
             await around.__aexit__(None, None, None)
+
+
+async def _closed(connection: Any) -> None:
+    """Say good-bye, and close. (asyncmy's `close` is the one that does not.)"""
+    closing = getattr(connection, "ensure_closed", connection.close)()
+    if inspect.isawaitable(closing):
+        await closing
 
 
 def dialect_name(kind: Kind, connection: Any) -> str:

@@ -5,16 +5,15 @@ Closing matters: MariaDB keeps a prepared branch with its connection until that 
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 from troth.client.drivers.barrier import AsyncDoor, BlockingDoor
 from troth.client.errors import NotSupported
 
 
 def _own(door: BlockingDoor | AsyncDoor) -> str:
     if door.kind.name not in ("postgresql", "mysql"):
-        raise NotSupported(f"XA cannot work on {door.kind.name}.", "Give psycopg 3, asyncpg or PyMySQL connections.")
+        raise NotSupported(
+            f"XA cannot work on {door.kind.name}.", "Give psycopg 3, asyncpg, PyMySQL or asyncmy connections."
+        )
     return door.kind.name
 
 
@@ -52,8 +51,7 @@ class AsyncXaDoor(AsyncDoor):
     async def open(self) -> None:
         """Get the connection, in autocommit (asyncpg's always is)."""
         await super().open()
-        _own(self)
-        set_autocommit: Any = getattr(self.connection, "set_autocommit", None)
-        done = None if set_autocommit is None else set_autocommit(True)
-        if inspect.isawaitable(done):
-            await done
+        if self.database == "mysql":
+            await self.connection.autocommit(True)
+        elif hasattr(self.connection, "set_autocommit"):
+            await self.connection.set_autocommit(True)

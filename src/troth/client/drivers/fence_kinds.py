@@ -20,12 +20,13 @@ _ABORTED: Final = (
     "through, or use a savepoint"
 )
 _HINT: Final = (
-    "Give sqlite3, aiosqlite, psycopg 3, asyncpg, PyMySQL, a SQLAlchemy Session or Connection (or their async twins), or "
-    "a redis-py client."
+    "Give sqlite3, aiosqlite, psycopg 3, asyncpg, PyMySQL, asyncmy, a SQLAlchemy Session or Connection (or their async "
+    "twins), or a redis-py client."
 )
 _CLASSES: Final = MappingProxyType(
     {
         "asyncpg": frozenset({"Connection", "PoolConnectionProxy"}),
+        "asyncmy": frozenset({"Connection"}),
         "sqlalchemy": frozenset({"Session", "Connection", "scoped_session"}),
         "sqlalchemy.async": frozenset({"AsyncSession", "AsyncConnection"}),
     }
@@ -134,6 +135,10 @@ def _pymysql_is_open(connection: Any) -> bool:
     return bool(connection.server_status & _MYSQL_IN_TRANSACTION)
 
 
+def _asyncmy_is_open(connection: Any) -> bool:
+    return bool(connection.get_transaction_status())
+
+
 def _sqlalchemy_is_open(connection: Any) -> bool:
     return bool(connection.in_transaction())
 
@@ -176,6 +181,7 @@ KINDS: Final = MappingProxyType(
         "psycopg.async": Kind("postgresql", True, *_PSYCOPG),
         "asyncpg": Kind("postgresql", True, *_ASYNCPG),
         "pymysql": Kind("mysql", False, _begin_pymysql, _pymysql_is_open, _commit, _rollback),
+        "asyncmy": Kind("mysql", True, _begin_pymysql, _asyncmy_is_open, _commit, _rollback),
         "sqlalchemy": Kind("sqlalchemy", False, *_SQLALCHEMY),
         "sqlalchemy.async": Kind("sqlalchemy", True, *_SQLALCHEMY_ASYNC),
         "redis": Kind("redis", False, *_REDIS),
@@ -202,7 +208,11 @@ async def arun_query(kind: Kind, connection: Any, step: Query) -> Rows:
         return done
     if kind is KINDS["asyncpg"]:
         return await _run_on_asyncpg(connection, step)
-    cursor = await connection.execute(_spelled(kind, step.sql), tuple(step.parameters))
+    if kind is KINDS["asyncmy"]:
+        cursor = connection.cursor()
+        await cursor.execute(_spelled(kind, step.sql), tuple(step.parameters))
+    else:
+        cursor = await connection.execute(_spelled(kind, step.sql), tuple(step.parameters))
     try:
         found = await cursor.fetchall() if cursor.description else ()
         return _rows(found, cursor.rowcount)

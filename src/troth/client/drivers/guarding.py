@@ -58,7 +58,9 @@ def _guard(dialect: Dialect, name: str, trusted: Sequence[str]) -> Flow[None]:
 
 
 def _unguard(dialect: Dialect, name: str) -> Flow[None]:
-    yield from _in_one(dialect, dialect.guards.drop(name))
+    known = yield from _guarded(dialect)
+    real = name if name in known else next((one for one in known if one.lower() == name.lower()), name)
+    yield from _in_one(dialect, dialect.guards.drop(real))
     if not (yield from _guarded(dialect)):
         yield from _in_one(dialect, dialect.guards.drop_rest())
 

@@ -40,7 +40,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. `url` is whole for a branch, and a name below the coordinator's base for it."""
+    """One request. `url` is whole for a branch (a gRPC one has no scheme), and a name below the coordinator's base."""
 
     method: str
     url: str
@@ -48,6 +48,7 @@ class Request:
     query: Mapping[str, str] = field(default_factory=_empty)
     headers: Mapping[str, str] = field(default_factory=_empty)
     timeout_s: float | None = None
+    is_branch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Options:
     Times are whole seconds there. `timeout`: undecided so long, it is rolled back (a message: asked for).
     `retry_interval`: the first pause between two tries of a branch; it doubles. `request_timeout`: of one call.
     `retry_limit`: so often a saga's action is tried before it is given up. `branch_headers`: sent with every call.
+    `protocol`: how the coordinator calls branches: `http` (None), or `grpc`: then their URLs are
+    `host:port/package.Service/Method`, and payloads that are bytes have to be UTF-8.
     """
 
     timeout: timedelta | None = None
@@ -90,6 +93,7 @@ class Options:
     request_timeout: timedelta | None = None
     retry_limit: int | None = None
     branch_headers: Mapping[str, str] = field(default_factory=_empty)
+    protocol: str | None = None
 
     def fields(self) -> dict[str, Any]:
         """As the coordinator reads them. Raises ValueError: a time that is not whole seconds, 1 at least."""
@@ -99,6 +103,7 @@ class Options:
             "request_timeout": _seconds("request_timeout", self.request_timeout),
             "retry_limit": self.retry_limit,
             "branch_headers": dict(self.branch_headers) or None,
+            "protocol": self.protocol,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -273,7 +278,7 @@ def call_branch(
     headers = {"Content-Type": "application/json", **transaction.options.branch_headers}
     time = transaction.options.request_timeout
     timeout_s = None if time is None else time.total_seconds()
-    reply = yield from _sent(link, Request("POST", url, payload.encode(), names, headers, timeout_s))
+    reply = yield from _sent(link, Request("POST", url, payload.encode(), names, headers, timeout_s, is_branch=True))
     if reply.status == 0:
         raise BranchUnanswered(f"{url} did not answer: {reply.text}")
     check_answer(url, reply.status, reply.text)

@@ -25,7 +25,7 @@ from troth.client.modes.dtm import (
     register,
     submit,
 )
-from troth.client.modes.dtm_answers import BranchRefused
+from troth.client.modes.dtm_answers import BranchRefused, BranchUnanswered
 from troth.client.modes.fence import LateTry
 from troth.wire.seata.enums import GlobalStatus
 
@@ -103,8 +103,9 @@ def _recorded(run: Run, branch_id: str, op: str, work: Work) -> Flow[Any]:
     try:
         result = yield from work(branch_id, op)
     except (BranchRefused, LateTry) as refused:
-        if op == ACTION:
-            yield from _keep(run, branch_id, op, _REFUSED, str(refused).encode())
+        if op != ACTION:
+            raise BranchUnanswered(f"{op} of step {branch_id} is decided, and was refused: {refused}") from refused
+        yield from _keep(run, branch_id, op, _REFUSED, str(refused).encode())
         raise
     yield from _keep(run, branch_id, op, _DONE, written(result))
     return result
@@ -138,7 +139,10 @@ def _read(data: bytes) -> Any:
 
 
 def committed(run: Run, result: bytes) -> Flow[None]:
-    """The code has returned: each step's commit, in order, then the end."""
+    """The code has returned: each step's commit, in order, then the end.
+
+    Raises BranchUnanswered: a commit was refused, though it is decided; a later run asks again.
+    """
     for branch in run.branches:
         if branch.commit is not None:
             yield from _recorded(run, branch.branch_id, COMMIT, branch.commit)
@@ -147,7 +151,12 @@ def committed(run: Run, result: bytes) -> Flow[None]:
 
 
 def rolled_back(run: Run, refused: BaseException) -> Flow[None]:
-    """A step refused: each step's rollback, newest first, then the end. Raises TransactionRolledBack."""
+    """A step refused: each step's rollback, newest first, then the end.
+
+    Raises:
+        TransactionRolledBack: it has ended so.
+        BranchUnanswered: a rollback was refused, though it is decided; a later run asks again.
+    """
     for branch in reversed(run.branches):
         if branch.rollback is not None and (branch.undo_refused or not branch.refused):
             yield from _recorded(run, branch.branch_id, ROLLBACK, branch.rollback)

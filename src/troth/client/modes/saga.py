@@ -36,7 +36,7 @@ from troth.client.modes.saga_records import (
     reason_of,
     written,
 )
-from troth.client.saga_errors import NeedsHuman, SagaDeadlinePassed, SagaSuperseded, StepFailed, StepRefused
+from troth.client.saga_errors import NeedsHuman, SagaDeadlinePassed, SagaKnown, SagaSuperseded, StepFailed, StepRefused
 from troth.wire.seata.enums import BranchType, ResultCode
 from troth.wire.seata.messages import BranchRegisterRequest, BranchRegisterResponse
 from troth.wire.seata.saga import (
@@ -189,18 +189,24 @@ class Run:
 # --- beginning, and going on -----------------------------------------------------------------------------------------
 
 
-def begin(name: str, resource_id: str, started: Started, timeout_ms: int, check_ms: int) -> Flow[str]:
+def begin(
+    name: str, resource_id: str, started: Started, timeout_ms: int, check_ms: int, gid: str | None = None
+) -> Flow[str]:
     """Begin a saga that this process runs; its xid.
 
     Raises:
+        SagaKnown: there is one of the name `gid` already.
         NotSupported: the coordinator keeps no sagas, or an argument does not serialise.
         CoordinatorRefused: it said no.
         CoordinatorUnavailable: no answer. What it may have begun is asked for later: this process runs it then.
     """
     text = written(f"the arguments of the saga {name}", started)
-    answer = yield from tell(SagaBeginRequest(timeout_ms, name, resource_id, text, check_ms), SagaBeginResponse)
+    request = SagaBeginRequest(timeout_ms, name, resource_id, text, check_ms, gid)
+    answer = yield from tell(request, SagaBeginResponse)
     if answer.result_code is not ResultCode.Success or not answer.xid:
         raise _begin_refusal(answer)
+    if answer.known:
+        raise SagaKnown(gid or "", answer.xid)
     return answer.xid
 
 
@@ -226,9 +232,7 @@ def claim(run: Run) -> Flow[None]:
 
 
 def _refusal(run: Run, reason: str | None, newer: int) -> TrothError:
-    if newer != NOBODY:
-        return SagaSuperseded(run.xid, run.attempt, newer)
-    return CoordinatorRefused(reason or f"saga {run.xid} takes no records any more")
+    return SagaSuperseded(run.xid, run.attempt, None if newer == NOBODY else newer, reason or "")
 
 
 def _asked(run: Run, message: Any, answer_type: Any) -> Flow[Any]:
@@ -389,14 +393,20 @@ def undo(run: Run, key: str) -> Flow[None]:
     ended = run.entries[key]
     if key in run.undone:
         return
+    try:
+        yield from undo_unrecorded(run, key)
+    except UndoFailed as error:
+        raise run.halt(NeedsHuman(run.xid, key, str(error))) from error.__cause__
+    yield from record(run, f"{UNDO_MARK}{key}", Ended(ended.step))
+
+
+def undo_unrecorded(run: Run, key: str) -> Flow[None]:
+    """Compensate one step. Raises UndoFailed, and RunEnds if this process cannot."""
+    ended = run.entries[key]
     work = _required(run, ended.step)
     if work.compensates:
         context = UndoContext(run.xid, ended.step, key, ended.arguments, ended.result, known=not ended.failed)
-        try:
-            yield from undo_tried(work, context, work.policy.undo_attempts)
-        except UndoFailed as error:
-            raise run.halt(NeedsHuman(run.xid, key, str(error))) from error.__cause__
-    yield from record(run, f"{UNDO_MARK}{key}", Ended(ended.step))
+        yield from undo_tried(work, context, work.policy.undo_attempts)
 
 
 class UndoFailed(TrothError):

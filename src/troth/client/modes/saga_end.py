@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from troth.client import talks
-from troth.client.errors import OutcomeUnknown, TrothError
+from troth.client.errors import OutcomeUnknown, TransactionRolledBack, TrothError
 from troth.client.flow import Flow, Pause, Tell
-from troth.client.modes.saga import Run, hand_over, record_interrupted, roll_back, undo
+from troth.client.modes.saga import Run, hand_over, record_interrupted, roll_back, undo, undo_unrecorded
 from troth.client.modes.saga_records import TOP
 from troth.client.outcome import Verdict, verdict
 from troth.client.saga_errors import NeedsHuman
@@ -33,7 +33,7 @@ def end(run: Run, error: Exception | None, settings: ClientSettings, now: Now) -
     if run.halted is None and error is None:
         yield from _interrupted_undone(run)
     if run.halted is None and error is None:
-        yield from spoken(talks.commit(run.xid, settings, now))
+        yield from _committed(run, settings, now)
         return
     if run.halted is None and error is not None:
         yield from _compensated(run, error)
@@ -43,6 +43,22 @@ def end(run: Run, error: Exception | None, settings: ClientSettings, now: Now) -
     if isinstance(run.halted, NeedsHuman):
         raise run.halted
     _check(run, status)
+
+
+def _committed(run: Run, settings: ClientSettings, now: Now) -> Flow[None]:
+    """Commit. Branches in the saga's own transaction may vote against it: what ran is compensated all the same.
+
+    Nothing is recorded of that, since the transaction takes no records any more.
+    """
+    try:
+        yield from spoken(talks.commit(run.xid, settings, now))
+    except TransactionRolledBack as refused:
+        for key in list(run.to_undo(TOP)):
+            try:
+                yield from undo_unrecorded(run, key)
+            except TrothError as failure:
+                refused.add_note(f"troth: {key} was NOT compensated: {failure}")
+        raise
 
 
 def _interrupted_undone(run: Run) -> Flow[None]:

@@ -7,11 +7,10 @@ that one died. Which calls run side by side is decided in waves, so the order in
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from troth.client.states.definition import (
     Choice,
@@ -33,75 +32,13 @@ from troth.client.states.definition import (
     Task,
 )
 from troth.client.states.spel import ExpressionError
+from troth.client.states.steps import Compensate, Ended, Invoke, Parallel, Run, Step, TaskFailed, bounded
 from troth.client.states.values import Raised, Value
 
-LONGEST_KEY: Final = 160
 MOST_VISITS: Final = 100_000
 """A machine that visits more states than this goes round in a circle."""
 
 SU, FA, UN = ExecutionStatus.SUCCEEDED, ExecutionStatus.FAILED, ExecutionStatus.UNKNOWN
-
-
-class TaskFailed(Exception):
-    """Thrown into the generator in place of a result: the task raised."""
-
-    def __init__(self, raised: Raised) -> None:
-        super().__init__(raised.message)
-        self.raised = raised
-
-
-# --- what it yields --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Invoke:
-    """Run a task, after `delay_s` seconds. `key` is the same in every run, and of letters, digits and `. _ - < >`."""
-
-    key: str
-    task: ServiceTask | ScriptTask
-    arguments: Sequence[Value]
-    delay_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Compensate:
-    """Run these tasks in this order; each must be tried until it succeeds. Send whether all have."""
-
-    tasks: Sequence[Invoke]
-
-
-@dataclass(frozen=True, slots=True)
-class Parallel:
-    """Run these flows side by side, at most `limit` at a time, to their ends. They raise nothing, and give nothing."""
-
-    flows: Sequence[Run]
-    limit: int
-
-
-Step: TypeAlias = Invoke | Compensate | Parallel
-Run: TypeAlias = Generator[Step, Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a machine ended. `compensation` is None where nothing was compensated.
-
-    `status` SU: done. Else all is undone if `compensation` is SU, or nothing was done if `status` is FA without one;
-    anything else needs a person.
-    """
-
-    status: ExecutionStatus
-    compensation: ExecutionStatus | None
-    variables: Mapping[str, Value]
-    error_code: str = ""
-    message: str = ""
-    raised: Raised | None = None
-
-    @property
-    def needs_human(self) -> bool:
-        """It is neither done nor undone."""
-        undone = self.compensation is SU or (self.compensation is None and self.status is FA)
-        return self.status is not SU and not undone
 
 
 # --- while it runs ---------------------------------------------------------------------------------------------------
@@ -507,10 +444,3 @@ class _Chain(Execution):
 
 def _expression_failed(place: str, error: ExpressionError) -> Raised:
     return Raised(("ExpressionError", "ValueError"), f"{place}: {error}")
-
-
-def bounded(key: str) -> str:
-    """`key`, or where it is too long its beginning and its digest."""
-    if len(key) <= LONGEST_KEY:
-        return key
-    return f"{key[: LONGEST_KEY - 33]}-{hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()}"

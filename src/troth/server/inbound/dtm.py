@@ -28,7 +28,8 @@ from troth.wire.dtm.views import KvPageView, PageView, ProgressView, QueryView, 
 
 CLIENT_ID = "dtm"
 LONGEST_REASON = 4096
-_XID_FORM = re.compile(r".+:\d{1,5}:\d+", re.DOTALL)
+_XID_FORM = re.compile(r".+:\d{1,5}:\d{12,20}|([\w-]+(\.[\w-]+)+|localhost|\[[0-9a-f:]+\]):\d{2,5}:\d{1,20}")
+"""HOST:PORT:NUMBER; but a short number behind what is no host, such as order:2026:17, is anybody's name."""
 _DECIDED_UP = frozenset({Phase.FORWARD, Phase.COMMITTING})
 _DOWN = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 _BRANCH_TYPES = MappingProxyType({TCC: BranchType.TCC, XA: BranchType.XA, MSG: BranchType.MESSAGE})
@@ -110,7 +111,8 @@ class Operations:
             result = await self._register(xid, registration)
         else:
             raise BadInput(f"a branch is of tcc, xa, msg or workflow, not {registration.trans_type!r}")
-        if isinstance(result, fx.NotActive | fx.Unknown):
+        decided = isinstance(result, fx.Stands) and result.standing.phase is not Phase.OPEN
+        if decided or isinstance(result, fx.NotActive | fx.Unknown):
             raise Failure(f"no trans with gid: {registration.gid} status: prepared found FAILURE")
 
     async def prepare_workflow(self, trans: Trans) -> ProgressView:
@@ -122,20 +124,17 @@ class Operations:
         if not isinstance(result, fx.Known | fx.Begun):
             raise Busy("the coordinator did not begin it")
         self._check_kind(result.xid, trans)
-        tx = await self._load(result.xid)
-        if tx is None:
+        shown = await self._show(result.xid)
+        if shown.transaction is None:
             raise NotFound(f"no transaction {gid!r} is known")
-        return ProgressView(views.view_global(tx), views.view_branches(tx))
+        return ProgressView(shown.transaction, shown.branches)
 
     # ---- looking, and an operator's ----
 
     async def query(self, gid: str) -> QueryView:
         """The transaction with its branches, ended or not."""
         xid = await self._engine.find(clean_gid(gid))
-        if xid is None or isinstance(await self._status(xid), fx.Unknown):
-            return QueryView(None, [])
-        tx = await self._load(xid)
-        return QueryView(None, []) if tx is None else QueryView(views.view_global(tx), views.view_branches(tx))
+        return QueryView(None, []) if xid is None else await self._show(xid)
 
     async def force_stop(self, gid: str) -> None:
         """End it as failed, at once; nothing is compensated."""
@@ -212,7 +211,7 @@ class Operations:
         new_xid = f"{self._address()}:{self._engine.ids.next()}"
         begin = self._planner.begin(trans, gid, new_xid, reply, submit=submit, topics=topics)
         reason = self._overloaded()
-        if reason is not None:
+        if reason is not None and await self._engine.find(gid) is None:  # what has begun may end
             raise Busy(reason)
         return await self._ask(begin, reply)
 
@@ -251,6 +250,7 @@ class Operations:
             if not isinstance(result, fx.Stands | fx.NotActive):
                 raise NotFound(f"no transaction {trans.gid!r} is known")
             phase = result.standing.phase
+            self._branch_ids.forget(xid)
         if phase in _DOWN:
             raise Failure(f"current status '{views.STATUSES[phase]}', cannot sumbmit. FAILURE")
 
@@ -292,13 +292,14 @@ class Operations:
     async def _register(self, xid: str, registration: Registration) -> fx.Result:
         urls = _urls_of(registration)
         tx = self._engine.transactions().get(xid)
+        either = tx is None or tx.terms is None  # one that a Seata client began takes branches of both protocols
         for op, url in urls.items():
-            self._planner.check_url(url, views.protocol_of(tx), op)
+            self._planner.check_url(url, "grpc" if either else views.protocol_of(tx), op)
         text = self._planner.application_data(registration.branch_id, urls, registration.payload)
-        known = None if tx is None else self._branch_ids.known(tx, registration.branch_id, text)
-        if known is not None and known != text:
+        same = None if tx is None else self._branch_ids.is_same(tx, registration.branch_id, text)
+        if same is False:
             raise BadInput(f"branch {registration.branch_id!r} is registered already, with other data")
-        if known is not None:
+        if same:
             return await self._status(xid)  # sent again: answered when the first one is durable
         reply = FutureReply()
         event = ev.Register(
@@ -349,6 +350,13 @@ class Operations:
         self._check_running()
         self._engine.submit(event)
         return await reply.result
+
+    async def _show(self, xid: str) -> QueryView:
+        """As it is now, and not before all of that is durable."""
+        tx = await self._load(xid)
+        shown = QueryView(None, []) if tx is None else QueryView(views.view_global(tx), views.view_branches(tx))
+        await self._status(xid)
+        return shown
 
     def _in_memory(self, xid: str) -> Global | Outcome | None:
         return self._engine.transactions().get(xid) or self._engine.outcome_in_memory(xid)

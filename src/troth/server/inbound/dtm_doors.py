@@ -58,7 +58,8 @@ class DtmDoors:
 
     async def open_grpc(self, host: str, kept: socket.socket) -> None:
         """Accept at the port that `kept` has kept. Raises OSError."""
-        door = open_door(self.operations, self._config.limits.in_flight, self._count_grpc)
+        most_calls, largest_bytes = self._config.limits.in_flight, self._config.dtm.request_bytes
+        door = open_door(self.operations, most_calls, largest_bytes, self._count_grpc)
         port = port_of(kept)
         kept.close()
         await door.start(host, port)

@@ -32,6 +32,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Count = Callable[[str, int, float], None]
 """Hears of each request: method, status as over HTTP, seconds."""
 _OK = 200
+_OPTIONS = (
+    # Two coordinators must not share a port by accident.
+    ("grpc.so_reuseport", 0),
+    # A client whose machine is gone does not say so.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
 
 
 class Operations(Protocol):
@@ -190,11 +197,10 @@ def _parsed(request_type: type[In], data: bytes) -> In:
 class DtmGrpcDoor:
     """Listens for DTM's clients that speak gRPC."""
 
-    def __init__(self, operations: Operations, most_calls: int, count: Count) -> None:
-        """`most_calls` may be under way at a time; more are refused (RESOURCE_EXHAUSTED)."""
+    def __init__(self, operations: Operations, most_calls: int, largest_bytes: int, count: Count) -> None:
+        """`most_calls` may be under way at a time, each with so many bytes; more is refused (RESOURCE_EXHAUSTED)."""
         self._server = grpc.aio.server(
-            # Two coordinators must not share a port by accident.
-            options=(("grpc.so_reuseport", 0),),
+            options=(*_OPTIONS, ("grpc.max_receive_message_length", largest_bytes)),
             maximum_concurrent_rpcs=most_calls,
         )
         self._health = health.aio.HealthServicer()

@@ -27,6 +27,7 @@ _BACKLOG = 1024
 _IDLE_S = 120.0
 """Longer than Go's clients keep an idle connection (90 s): they should close first."""
 _CLOSE_POLL_S = 0.01
+_STOPPING = b'{"message":"the coordinator is stopping: it goes on at the next start; ask again then"}'
 _DONE = b'{"dtm_result":"SUCCESS"}'
 _TOPIC_PATH = f"{BASE}/topic/"
 
@@ -89,7 +90,7 @@ class DtmHttpDoor:
             self._sweeper.cancel()
 
     async def close(self, patience_s: float) -> None:
-        """Let what is decided go out within `patience_s`, then cut every connection."""
+        """Let what is decided go out within `patience_s`; who still waits is told so; then cut every connection."""
         self.stop_accepting()
         for link in list(self._links):
             link.close()
@@ -97,11 +98,13 @@ class DtmHttpDoor:
         deadline = loop.time() + patience_s
         while self._links and loop.time() < deadline:
             await asyncio.sleep(_CLOSE_POLL_S)
-        for link in list(self._links):
-            link.close(abort=True)
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(_CLOSE_POLL_S)
+        for link in list(self._links):
+            link.close(abort=True)
 
     # ---- what links ask ----
 
@@ -132,7 +135,7 @@ class DtmHttpDoor:
 
     async def _handle(self, request: Request) -> None:
         started = asyncio.get_running_loop().time()
-        target, _, query = request.target.decode("latin-1").partition("?")
+        target, _, query = request.target.decode(errors="replace").partition("?")
         path = unquote(target, errors="replace")
         try:
             status, body, content_type = await self._run(request, path, query)
@@ -142,6 +145,9 @@ class DtmHttpDoor:
             if refused.result is not None:
                 answer = {"dtm_result": refused.result, **answer}
             body = encode_good(answer, plain=refused.result or "")
+        except asyncio.CancelledError:
+            request.answer(503, _STOPPING)
+            raise
         except Exception as error:  # a bug must not end the connection without a word, nor the coordinator
             log.exception("a request at DTM's door failed", path=path)
             status, content_type = 500, b"application/json"

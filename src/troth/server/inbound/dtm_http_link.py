@@ -141,7 +141,7 @@ class HttpDoorLink(asyncio.Protocol):
         self._count_head(len(part))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._headers[name.decode("latin-1").lower()] = _text(value)
         self._count_head(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
@@ -239,8 +239,16 @@ class HttpDoorLink(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_LINGER_S, self._transport.close)
 
 
-_MOST_PIPELINED = 16
+_MOST_PIPELINED = 4
 _LINGER_S = 2.0
+
+
+def _text(value: bytes) -> str:
+    """A header's value: UTF-8 where it is that, so that it can be passed on as it came."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _plain(text: str) -> bytes:

@@ -14,13 +14,13 @@ _KEPT = 10_000
 
 
 class BranchIds:
-    """DTM's id of a branch → what was registered under it, for the transactions that register just now."""
+    """DTM's id of a branch → a hash of what was registered under it, for the transactions that register just now."""
 
     def __init__(self) -> None:
-        self._of: OrderedDict[str, dict[str, str]] = OrderedDict()
+        self._of: OrderedDict[str, dict[str, int]] = OrderedDict()
 
-    def known(self, tx: Global, branch_id: str, text: str) -> str | None:
-        """What is registered under `branch_id`; None if nothing was: then `text` is, from now on."""
+    def is_same(self, tx: Global, branch_id: str, text: str) -> bool | None:
+        """Is `text` what is registered under `branch_id`? None if nothing was: then it is, from now on."""
         ids = self._of.get(tx.xid)
         if ids is None:
             ids = self._of[tx.xid] = _ids_of(tx)
@@ -30,20 +30,21 @@ class BranchIds:
             self._of.move_to_end(tx.xid)
         found = ids.get(branch_id)
         if found is None:
-            ids[branch_id] = text
-        return found
+            ids[branch_id] = hash(text)
+            return None
+        return found == hash(text)
 
     def forget(self, xid: str) -> None:
         """It takes no branches any more."""
         self._of.pop(xid, None)
 
 
-def _ids_of(tx: Global) -> dict[str, str]:
+def _ids_of(tx: Global) -> dict[str, int]:
     ids = {}
     for branch in tx.branches.values():
         if branch.plan is not None and branch.application_data:
             try:
-                ids[decode_branch(branch.application_data).id] = branch.application_data
+                ids[decode_branch(branch.application_data).id] = hash(branch.application_data)
             except msgspec.DecodeError:  # not one of ours
                 continue
     return ids

@@ -74,7 +74,7 @@ def view_global(tx: Global | Outcome) -> GlobalView:
         trans_type="" if terms is None else terms.kind,
         status=STATUSES[tx.phase],
         query_prepared=detail.query_prepared,
-        protocol=detail.protocol,
+        protocol=detail.protocol or ("http" if terms is not None and terms.kind else ""),
         finish_time=rfc3339(end_ms) if committed else "",
         rollback_time=rfc3339(end_ms) if ended and not committed else "",
         result=(tx.reason or "") if committed and terms is not None and terms.kind == WORKFLOW else "",

@@ -47,9 +47,7 @@ STATUS: MappingProxyType[_Key, GlobalStatus] = MappingProxyType(
         (Phase.COMMITTING, False, _RETRYING): GlobalStatus.CommitRetrying,
         (Phase.COMMITTING, False, _FROZEN): GlobalStatus.CommitFailed,
         (Phase.COMMITTED, False, _NONE): GlobalStatus.Committed,
-        (Phase.FORWARD, False, _NONE): GlobalStatus.Committing,
-        (Phase.FORWARD, False, _RETRYING): GlobalStatus.CommitRetrying,
-        (Phase.FORWARD, False, _FROZEN): GlobalStatus.CommitFailed,
+        (Phase.FORWARD, False, _NONE): GlobalStatus.Begin,  # undecided: Committing is taken for a promise
         (Phase.ROLLING_BACK, False, _NONE): GlobalStatus.Rollbacking,
         (Phase.ROLLING_BACK, False, _RETRYING): GlobalStatus.RollbackRetrying,
         (Phase.ROLLING_BACK, False, _FROZEN): GlobalStatus.RollbackFailed,
@@ -81,7 +79,7 @@ def status_of(standing: Standing, commit_asked: bool = False) -> GlobalStatus:
     return STATUS[phase, by_timeout, trouble if phase in _TROUBLED else _NONE]
 
 
-_TROUBLED = frozenset({Phase.FORWARD, Phase.COMMITTING, Phase.ROLLING_BACK})
+_TROUBLED = frozenset({Phase.COMMITTING, Phase.ROLLING_BACK})
 
 
 # ---- what a failure says ----

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from troth.core.effects import Call
 from troth.core.events import Answered, CallResult, ChannelClosed, Event
 from troth.server.config import Limits
+from troth.server.inbound.seata_refusals import refusal_of
 from troth.server.inbound.seata_requests import REGISTRATIONS, Refused, Requests
 from troth.server.logs import get_logger
 from troth.server.outbound.seata import CallsOut, answered, request_for, unanswered
@@ -188,6 +189,10 @@ class SeataLink(asyncio.Protocol):
         self._watch_idleness()
 
     # ---- what goes out ----
+
+    def refusal(self, request: Message, reason: str) -> Message | None:
+        """See `waiters.Responder`."""
+        return refusal_of(request, reason)
 
     def respond(self, frame: Frame, message: Message, *, more: bool = False) -> None:
         """An answer to `frame`; if this connection is gone, another of the same client may take it."""

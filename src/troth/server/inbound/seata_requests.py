@@ -31,6 +31,7 @@ from troth.core.rowkeys import LockTextError, parse_lock_text
 from troth.server.config import Config
 from troth.server.inbound import seata_answers as answers
 from troth.server.inbound.seata_sagas import SagaRequests
+from troth.server.same_database import SameDatabase
 from troth.server.sessions import Channel, Sessions
 from troth.server.waiters import AnyReply, BatchReply, ChildReply, MergedReply, Responder
 from troth.wire.seata.enums import BranchStatus, GlobalStatus, TransactionExceptionCode
@@ -111,6 +112,7 @@ class Requests:
         self._limits = config.limits
         self._timeout = config.timeout
         self._sessions = sessions
+        self._databases = SameDatabase()
         self._submit = submit
         self._next_id = next_id
         self._overloaded = overloaded
@@ -164,6 +166,7 @@ class Requests:
         version = agreed_on_sagas(SPOKEN_VERSION) if channel.keeps_sagas else SPOKEN_VERSION
         reply.send(RegisterRMResponse(version=agreed(version) if channel.waits_cold else version))
         for resource in new:
+            self._databases.note(resource)
             self._submit(Served(resource))
 
     # ---- global transactions ----

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from troth.core.effects import Begun, Claimed, Recorded, Result, Superseded, Unknown
+from troth.core.effects import Begun, Claimed, Known, Recorded, Result, Superseded, Unknown
 from troth.core.events import Begin, Claim, Event, NewStep, Record
 from troth.core.model import BranchType, OnTimeout, Plan, Terms
 from troth.server.config import Limits, Timeout
@@ -66,7 +66,7 @@ class SagaRequests:
             return
         resource = message.resource_id or ""
         check_ms = max(message.check_interval_ms, _SHORTEST_CHECK_MS)
-        terms = Terms("", KIND, b"", OnTimeout.GO_ON, retry_ms=check_ms)
+        terms = Terms(message.gid or "", KIND, b"", OnTimeout.GO_ON, retry_ms=check_ms)
         data = message.application_data
         runner = NewStep(self._next_id(), BranchType.RUNNER, resource, data, Plan(by_url=False))
         reply.translate = _begin_answer
@@ -89,6 +89,8 @@ class SagaRequests:
         if message.resource_id not in channel.resources:
             resource = (message.resource_id or "")[:200]
             return f"this connection does not serve {resource!r}, so nobody could go on with the saga"
+        if len((message.gid or "").encode()) > LONGEST_KEY_BYTES:
+            return f"the name that the saga is given is over the limit of {LONGEST_KEY_BYTES} bytes"
         if len((message.application_data or "").encode()) > self._limits.application_data_bytes:
             return f"applicationData is over the limit of {self._limits.application_data_bytes} bytes"
         return None
@@ -116,6 +118,8 @@ class SagaRequests:
 
 
 def _begin_answer(result: Result) -> Message:
+    if isinstance(result, Known):
+        return SagaBeginResponse(xid=result.xid, known=True)
     assert isinstance(result, Begun)
     return SagaBeginResponse(xid=result.xid)
 

@@ -121,7 +121,11 @@ class GrpcCaller:
                 invoke: Invoke = host.channel.unary_unary(method.path)
                 await invoke(payload_of(url_call), metadata=metadata, timeout=url_call.timeout_s)
         except grpc.aio.AioRpcError as error:
-            self._done(url_call, verdict_of(error), f"{error.code().name} from {method.address}: {error.details()}")
+            verdict, details = verdict_of(error), error.details() or ""
+            said = f"{error.code().name} from {method.address}: {details}" if verdict is Verdict.RETRY else details
+            self._done(url_call, verdict, said)
+        except grpc.aio.BaseError as error:
+            self._done(url_call, Verdict.RETRY, f"the call of {method.address} failed: {error}")
         except TimeoutError:
             self._done(url_call, Verdict.RETRY, f"no answer from {method.address} within {url_call.timeout_s:g} s")
         else:

@@ -139,5 +139,5 @@ def _rpc_method(target: Target) -> str | None:
 
 def _shown(origin: Origin, answer: Answer, verdict: Verdict) -> str:
     """A refusal is told to whoever waits for the result: in the service's own words alone."""
-    text = answer.body[:_LONGEST_TEXT].decode(errors="replace").replace("\0", " ")
+    text = answer.body[:_LONGEST_TEXT].decode(errors="replace")
     return text if verdict is Verdict.REFUSED and text else f"{answer.status} from {origin}: {text}"

@@ -67,6 +67,12 @@ class Names:
         """Nobody answers there any more."""
         self._known.pop(origin, None)
 
+    def sweep(self) -> None:
+        """Forget what is too old to be used."""
+        oldest = asyncio.get_running_loop().time() - _NAME_KEPT_S
+        for origin in [origin for origin, (asked, _) in self._known.items() if asked < oldest]:
+            del self._known[origin]
+
     def close(self) -> None:
         """Ask no more."""
         for task in list(self._asked.values()):
@@ -281,6 +287,7 @@ class HttpPool:
             host.close()
 
     def _sweep(self) -> None:
+        self.names.sweep()
         oldest = self.loop.time() - _IDLE_S
         for origin, host in list(self._hosts.items()):
             host.close_idle(oldest)

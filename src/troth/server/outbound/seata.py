@@ -64,7 +64,7 @@ def answered(call: Call, response: BranchEndResponse, worker: str) -> Answered:
     result = RESULTS.get(status, CallResult.RETRY)
     if result is CallResult.ONGOING and call.verb is not Verb.ASK:
         result = CallResult.RETRY
-    believed = response.result_code is ResultCode.Success and status is _DONE[call.verb]
+    believed = response.result_code is ResultCode.Success and status is _DONE.get(call.verb)
     if result is CallResult.DONE and not believed:
         result = CallResult.RETRY
     detail = None

@@ -114,7 +114,7 @@ class UrlOutbound:
         if url_call.kind == WORKFLOW and result in _DECIDED:  # it decides by its submit, not by how it answers us
             result = CallResult.ONGOING
         if result is CallResult.REFUSED:
-            text = f"url:{url_call.url} return failed: {text} FAILURE"
+            text = f"url:{url_call.url} return failed: {text.strip().removesuffix(' FAILURE')} FAILURE"
         self._channels.settle(unanswered(call, result, text, url_call.url) if text else _answered(url_call, result))
         self._observe(url_call, result, text)
 
@@ -144,9 +144,7 @@ class UrlOutbound:
         )
 
     def _caller(self, url_call: UrlCall) -> UrlCaller | None:
-        if url_call.protocol == "grpc" and not url_call.url.startswith(("http://", "https://")):
-            return self._grpc
-        return self._http
+        return self._http if url_call.url.startswith(("http://", "https://")) else self._grpc
 
 
 def _answered(url_call: UrlCall, result: CallResult) -> Answered:

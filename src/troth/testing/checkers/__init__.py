@@ -11,6 +11,7 @@ from troth.testing.checkers.lock_exclusion import LockExclusion
 from troth.testing.checkers.memory import BoundedMemory
 from troth.testing.checkers.order import RollbackOrder
 from troth.testing.checkers.orphan_locks import NoOrphanLock
+from troth.testing.checkers.steps import Steps
 from troth.testing.checkers.truth import Truth
 
 CHECKERS: tuple[type[Checker], ...] = (
@@ -21,6 +22,7 @@ CHECKERS: tuple[type[Checker], ...] = (
     RollbackOrder,
     Isolation,
     Truth,
+    Steps,
     Liveness,
     BoundedMemory,
 )

@@ -5,12 +5,17 @@ from __future__ import annotations
 from troth.core.decision import Decision
 from troth.core.effects import AddBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
 from troth.core.events import Event
-from troth.core.model import Phase, PhaseOne
+from troth.core.model import Cause, OnTimeout, Phase, PhaseOne
 from troth.testing.checkers.checker import Checker
 from troth.testing.database import BranchName, Database, Reservation, UndoRow
+from troth.testing.ledger import Entry
 from troth.wire.seata.messages import BranchCommitRequest, BranchEndRequest
 
 _FOLLOWS = {Phase.COMMITTED: Phase.COMMITTING, Phase.ROLLED_BACK: Phase.ROLLING_BACK}.get
+
+
+def _rolls_back_in_time(entry: Entry) -> bool:
+    return entry.terms is None or entry.terms.on_timeout is OnTimeout.ROLL_BACK
 
 
 class Atomicity(Checker):
@@ -20,8 +25,10 @@ class Atomicity(Checker):
 
     def decides(self, event: Event, decision: Decision, now_ms: int) -> None:
         for write in decision.writes:
-            if isinstance(write, MarkGlobal) and write.phase is Phase.COMMITTING:
+            if isinstance(write, MarkGlobal) and write.phase in (Phase.FORWARD, Phase.COMMITTING):
                 entry = self.world.ledger.entries.get(write.xid)
+                if entry is not None and (entry.phase is Phase.FORWARD or not _rolls_back_in_time(entry)):
+                    continue
                 in_time = entry is None or now_ms < entry.begin_ms + entry.timeout_ms
                 self.check(in_time, f"{write.xid} is committed at {now_ms}, after its timeout")
 
@@ -32,7 +39,9 @@ class Atomicity(Checker):
         elif entry is None:
             self.check(False, f"{type(write).__name__} for {write.xid}, which was never opened")
         elif isinstance(write, MarkGlobal) and write.phase is not Phase.OPEN:
-            self.check(entry.phase is Phase.OPEN, f"{write.xid} is decided a second time: {write}")
+            undecided = entry.phase is Phase.OPEN or (entry.phase is Phase.FORWARD and write.phase is not Phase.FORWARD)
+            by_a_person = write.cause is Cause.OPERATOR
+            self.check(undecided or by_a_person, f"{write.xid} is decided a second time: {write}")
             if write.phase is Phase.COMMITTING:
                 failed = [i for i, branch in entry.branches.items() if branch.phase_one is PhaseOne.FAILED]
                 self.check(not failed, f"{write.xid} commits with failed branches {failed}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth.core.decision import Decision
-from troth.core.effects import Write
+from troth.core.effects import Call, Write
 from troth.core.events import Event
 from troth.testing.database import BranchName, Database, UndoRow, Value
 from troth.wire.seata.messages import BranchEndRequest, Message
@@ -49,6 +49,9 @@ class Checker:
 
     def is_called(self, request: BranchEndRequest) -> None:
         """An RM is asked for phase two."""
+
+    def step_is_called(self, call: Call) -> None:
+        """A service that the coordinator calls itself is about to be called."""
 
     def commits_locally(self, database: Database, branch: BranchName, undo: UndoRow) -> None:
         """A local transaction is about to commit phase one of `branch`."""

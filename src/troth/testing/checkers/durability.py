@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth.client.outcome import Verdict, verdict
-from troth.core.model import Phase
+from troth.core.model import Cause, Phase
 from troth.stores.store import StoreError
 from troth.testing.checkers.checker import Checker
 from troth.testing.coordinator import Coordinator
@@ -86,6 +86,8 @@ class Durability(Checker):
     async def finish(self) -> None:
         content = self.world.disk.content
         for xid, committed in sorted(self._told.items()):
+            if self.world.ledger.entries[xid].cause is Cause.OPERATOR:
+                continue
             try:
                 outcome = await content.outcome(xid)
             except StoreError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkGlobal, Write
+from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, Write
 from troth.core.model import Phase, RowKey
 from troth.core.rowkeys import parse_lock_text
 from troth.testing.checkers.checker import Checker
@@ -34,7 +34,7 @@ class LockExclusion(Checker):
             case MarkGlobal(phase=Phase.COMMITTING) | EndGlobal():
                 for key in [key for key, (holder, _) in self._held.items() if holder == write.xid]:
                     del self._held[key]
-            case DropBranch():
+            case DropBranch() | MarkBranch(left=True):
                 for key, (_, branches) in list(self._held.items()):
                     branches.discard(write.branch_id)
                     if not branches:

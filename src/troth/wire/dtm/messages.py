@@ -68,7 +68,7 @@ class Trans(msgspec.Struct, omit_defaults=True):
             self.request_timeout or None,
             self.retry_interval or None,
             self.retry_limit or None,
-            self.concurrent or None,
+            bool(self.concurrent),
             self.branch_headers or None,
         )
 

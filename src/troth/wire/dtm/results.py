@@ -16,7 +16,6 @@ _CONFLICT = 409
 _TOO_EARLY = 425
 _RPC_FAILURE = -32901
 _RPC_ONGOING = -32902
-_RPC_INVALID = -32602
 _RPC_INTERNAL = -32603
 
 
@@ -52,7 +51,6 @@ class BadInput(Refused):
     """The request cannot be meant so."""
 
     status = 400
-    rpc_code = _RPC_INVALID
     grpc_code = "INVALID_ARGUMENT"
 
 

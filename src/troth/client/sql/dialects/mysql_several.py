@@ -1,8 +1,7 @@
 """How images of an UPDATE or DELETE are taken that writes to several tables (at.md §1).
 
 As for one table (`mysql_images`): the rows of all of them are locked and imaged by one SELECT over the user's tables,
-and then the user's statement runs on those rows only. Rows of other tables that come meanwhile may join imaged rows anew,
-but bring none in.
+and then the user's statement runs on those only. What comes meanwhile may join imaged rows anew, but brings none in.
 """
 
 from __future__ import annotations

@@ -81,8 +81,10 @@ class PostgresGuards:
 
     def drop(self, name: str) -> tuple[str, ...]:
         """Drop the triggers."""
+        # A dot may belong to the name of a table in `public`; who has that has no trigger of ours under the other.
         schema, _, plain = name.rpartition(".")
-        return _drop(spelled(schema or "public", plain))
+        places = [("public", name)] if not schema else [(schema, plain), ("public", name)]
+        return tuple(sql for place in places for sql in _drop(spelled(*place)))
 
     def drop_rest(self) -> tuple[str, ...]:
         """The trigger on the undo table, and the functions."""

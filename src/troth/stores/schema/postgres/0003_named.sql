@@ -63,7 +63,9 @@ BEGIN
         -- names are few in a batch, and each is looked up by its index
         SELECT count(*) INTO changed FROM unnest(open_gid) AS v(gid)
             WHERE v.gid IS NOT NULL AND EXISTS (SELECT FROM troth.global_transaction AS g WHERE g.gid = v.gid);
-        PERFORM troth.expect('OpenGlobal', 0, changed);
+        IF changed > 0 THEN
+            RAISE EXCEPTION USING ERRCODE = 'TR001', MESSAGE = 'OpenGlobal is refused: its gid is known already';
+        END IF;
         INSERT INTO troth.global_transaction
             (xid, name, application, client_group, begin_ms, timeout_ms, gid, terms, phase, rollback_only)
             SELECT v.*, 'open', false
