@@ -78,7 +78,7 @@ async def test_a_gid_is_one_transactions_until_that_is_purged(store: Store) -> N
         (opened("b", terms=named("mine")),),
         (opened("b", terms=named("new")), opened("c", terms=named("new"))),
     ):
-        with pytest.raises(StoreError, match="OpenGlobal is refused: .* gid "):
+        with pytest.raises(StoreError, match=r"OpenGlobal is refused: .* gid "):
             await append(store, *writes)
     assert sorted(await load(store)) == ["a", "x", "y"]
     await append(store, ended("a", 5))

@@ -28,9 +28,10 @@ def serve(
 ) -> None:
     """Run a coordinator until SIGTERM or Ctrl-C.
 
-    Seata clients connect to --port, DTM's to --dtm-http-port. The admin door serves /health, /metrics and /api. One line on standard output
-    says when every door accepts; logs go to standard error. Where another coordinator leads the same store, a line
-    before says that this one stands by; it takes over when the other is gone.
+    Seata clients connect to --port, DTM's to --dtm-http-port and --dtm-grpc-port. The admin door serves /health,
+    /metrics and /api. One line on standard output says when every door accepts; logs go to standard error. Where
+    another coordinator leads the same store, a line before says that this one stands by; it takes over when the other
+    is gone.
 
     Settings come from, later ones win: defaults, troth.toml (or --config FILE), the environment (TROTH_RETRY__MIN is
     retry.min), options, --set. `troth config` shows them all.

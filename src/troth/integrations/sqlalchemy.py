@@ -58,8 +58,8 @@ def create_async_engine(
     """`sqlalchemy.ext.asyncio.create_async_engine(url, **options)` on connections under AT.
 
     Args:
-        url: `sqlite+aiosqlite`, `postgresql+psycopg`, `postgresql+asyncpg`, `mysql+asyncmy`; without a driver the one that
-            `troth.at.connect_async` takes for that database.
+        url: `sqlite+aiosqlite`, `postgresql+psycopg`, `postgresql+asyncpg`, `mysql+asyncmy`; without a driver the one
+            that `troth.at.connect_async` takes for that database.
         client: the client to use; None means the process's default one (`troth.init`).
         **options: as SQLAlchemy takes them, except `async_creator`.
 

@@ -226,6 +226,8 @@ class Nemesis:
             self._world.loop.call_later(delay_s, self._ask_now, engine, tx.xid)
 
     def _ask_now(self, engine: tc.ObservedEngine, xid: str) -> None:
+        if self._world.weather.calm:
+            return
         resource, number, ask = self._world.databases[0].name, engine.ids.next(), tc.Unheard()
         engine.submit(
             self._rng.choice(
