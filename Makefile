@@ -45,8 +45,10 @@ soak: $(STAMP) ## the long runs
 faults: $(STAMP) ## every fault on real processes; writes the table of docs/faults.md
 	$(BIN)/pytest tests/faults -m soak --faults-table docs/faults.md
 
-bench: $(STAMP) ## figures beside real Seata servers, into docs/benchmarks.md (Go, a JDK, Maven; some 12 min)
+bench: $(STAMP) ## figures beside real Seata servers, into docs/benchmarks.md (Go, a JDK, Maven; some 25 min)
 	$(BIN)/python bench/run.py --all --write docs/benchmarks.md
+	$(BIN)/python bench/dtm.py --write docs/benchmarks.md
+	$(BIN)/python bench/modes.py --write docs/benchmarks.md
 
 proto: $(STAMP) ## generate the messages of DTM's gRPC door from proto/
 	scripts/proto

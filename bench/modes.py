@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from conditions import conditions
+from figures import write_into
 from load import APPLICATION, GROUP, VERSION, Link, Tally, expect_success
 from pairs import Ratio, ratio
 from private_server import PrivateServer, cpu_seconds, private_server
@@ -224,7 +226,7 @@ def close(links: list[Party]) -> None:
         link.close()
 
 
-def compare_rates(options: argparse.Namespace, directory: Path) -> None:
+def compare_rates(options: argparse.Namespace, directory: Path, tell: Callable[[str], None]) -> None:
     """A table of all modes for each number in flight."""
     for in_flight in options.in_flight:
         runs: dict[str, list[Run]] = {mode.name: [] for mode in MODES}
@@ -241,10 +243,10 @@ def compare_rates(options: argparse.Namespace, directory: Path) -> None:
             cpu_us = statistics.median(run.cpu_us for run in mine)
             cpu = ratio([run.cpu_us for run in mine], [run.cpu_us for run in runs["AT"]])
             figures = f"{tx_per_s:>8.0f} tx/s  {p50_ms:>7.1f} ms  {cpu_us:>6.0f} µs CPU/tx"
-            print(f"{in_flight:>4} in flight  {mode.name:<4}{figures}  of AT: {speed} tx/s, {cpu} CPU", flush=True)
+            tell(f"{in_flight:>4} in flight  {mode.name:<4}{figures}  of AT: {speed} tx/s, {cpu} CPU")
 
 
-def compare_sizes(options: argparse.Namespace, directory: Path) -> None:
+def compare_sizes(options: argparse.Namespace, directory: Path, tell: Callable[[str], None]) -> None:
     """What a branch costs in a transaction of ten, and in one of a thousand."""
     for mode, word, end in ((TCC, "commit", commit), (TCC, "rollback", roll_back), (SAGA, "commit", commit)):
         pairs: list[tuple[Share, Share]] = []
@@ -258,7 +260,7 @@ def compare_sizes(options: argparse.Namespace, directory: Path) -> None:
         cpu = _ratio(pairs, lambda share: share.cpu_us)
         each = statistics.median(small.wall_us for small, _ in pairs)
         figures = f"{each:.0f} µs a branch of ten; of a thousand {wall} of that, {cpu} of its CPU time"
-        print(f"{mode.name} {word}: {figures}", flush=True)
+        tell(f"{mode.name} {word}: {figures}")
 
 
 def _ratio(pairs: list[tuple[Share, Share]], of: Callable[[Share], float]) -> Ratio:
@@ -271,10 +273,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of one run (default 3)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each mode (default 5)")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--write", type=Path, help="also write the figures into this page")
     options = parser.parse_args()
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        print(line, flush=True)
+
     with tempfile.TemporaryDirectory(prefix="troth-modes-") as directory:
-        compare_rates(options, Path(directory))
-        compare_sizes(options, Path(directory))
+        store = "sqlite, WAL, synchronous=FULL, a fresh file each run"
+        facts = conditions(Path(directory), store, "bench/modes.py (Python: often the limit itself)")
+        facts["Runs"] = f"{options.rounds} interleaved rounds, {options.seconds:g} s each"
+        facts["Command"] = "`bench/modes.py`"
+        compare_rates(options, Path(directory), tell)
+        compare_sizes(options, Path(directory), tell)
+    if options.write:
+        shown = "\n".join(["```text", *said, "```", "", *(f"- {name}: {fact}" for name, fact in facts.items())])
+        write_into(options.write, shown, "modes")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def lane(number: int, directory: Path, arguments: Sequence[str]) -> tuple[list[s
     """The command of a lane, the file of what it says, and its report."""
     output, report, shared = directory / f"{number}.txt", directory / f"{number}.xml", directory / "taken"
     shared.mkdir(exist_ok=True)
-    command = [sys.executable, "-u", "-m", "pytest", "-q", *arguments, "--lane", str(shared)]
+    command = [sys.executable, "-u", "-m", "pytest", "-q", *arguments, f"--lane={shared}"]
     command += [f"--junit-xml={report}", "-p", "no:cacheprovider", "-o", "console_output_style=count"]
     return command + (["--lane-backwards"] if number > 1 else []), output, report
 
