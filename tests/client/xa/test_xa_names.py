@@ -105,6 +105,8 @@ def test_ends_as_texts_are_refused(text: str) -> None:
 class HasRegistered:
     """A client that counts."""
 
+    application = "shop"  # whatever else this process serves announces itself, too
+
     def __init__(self) -> None:
         self.resources: list[str] = []
 

@@ -177,8 +177,9 @@ async def test_a_service_that_hangs_holds_up_nobody_else(caller: Caller, service
         assert (await caller.ask(other.url("/a"), timeout_s=0.9))[0] is Verdict.DONE
         results = await asyncio.gather(*hanging)
     assert all(verdict is Verdict.RETRY for verdict, _ in results)
-    assert sum("no answer from" in text for _, text in results) == 4
-    assert sum("no free connection" in text for _, text in results) == 8
+    silent = sum("no answer from" in text for _, text in results)
+    assert silent >= 4  # more, where a connection was free again a moment before the next one's time was up
+    assert sum("no free connection" in text for _, text in results) == 12 - silent
 
 
 async def test_nobody_there(caller: Caller) -> None:
