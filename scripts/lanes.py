@@ -3,7 +3,8 @@
     python scripts/lanes.py [ARGUMENTS OF PYTEST]
 
 One lane waits for processes and databases while the other computes (tests/lanes.py). Each has its own servers. What
-they say is shown one after the other. Ctrl-C ends all of it. Status: 0 if nothing failed, 130 after Ctrl-C, else 1.
+they say is shown one after the other. Ctrl-C ends all of it. Status: 0 if tests ran and nothing failed, 130 after
+Ctrl-C, else 1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from types import FrameType
 import summarise
 
 LOOK_AGAIN_S = 0.2
+NO_TESTS = 5
+"""pytest's status where no test was chosen."""
 
 
 class Run:
@@ -78,6 +81,14 @@ def lane(number: int, directory: Path, arguments: Sequence[str]) -> tuple[list[s
     return command + (["--lane-backwards"] if number > 1 else []), output, report
 
 
+def failed(statuses: Sequence[int]) -> bool:
+    """Whether the lanes, by pytest's statuses, failed: one may have no tests, but not all."""
+    if all(status == NO_TESTS for status in statuses):
+        print("no test was chosen")
+        return True
+    return any(status not in (0, NO_TESTS) for status in statuses)
+
+
 def main(arguments: Sequence[str], check: Sequence[str] = ("scripts/check", "--no-tests")) -> int:
     run = Run()
     with tempfile.TemporaryDirectory(prefix="troth-test-") as place:
@@ -90,10 +101,11 @@ def main(arguments: Sequence[str], check: Sequence[str] = ("scripts/check", "--n
             follow(process, output)
         complete = [str(report) for report in reports if summarise.is_complete(report)]
         broken = len(reports) - len(complete) + bool(static)
+        wrong = failed([process.returncode for process in lanes])
         summarise.main(complete, broken)
     if run.stopped:
         return 130
-    return int(broken > 0 or any(process.returncode for process in lanes))
+    return int(broken > 0 or wrong)
 
 
 if __name__ == "__main__":

@@ -41,11 +41,15 @@ def suite(directory: Path, **files: str) -> None:
         (directory / f"{name}.py").write_text(HEAD.format(said=str(directory / "said.txt")) + textwrap.dedent(text))
 
 
-def lanes(directory: Path, check: str = "true") -> subprocess.Popen[str]:
+def lanes(directory: Path, check: str = "true", temporary: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, check, "-p", "no:asyncio", "-p", "no:hypothesispytest"],
         cwd=directory,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(HERE.parent / "scripts"), "TMPDIR": str(directory)},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(HERE.parent / "scripts"),
+            "TMPDIR": str(temporary or directory),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -75,6 +79,44 @@ def test_every_test_runs_once_and_all_failures_are_told(tmp_path: Path) -> None:
     assert story.splitlines()[-3:-1] == ["FAILED test_0::test_one[1]", "FAILED test_7::test_one[2]"], story
     assert story.splitlines()[-1] == "22 passed, 3 failed, 1 skipped", "two tests and the linters"
     assert run.returncode == 1
+
+
+def test_the_place_that_lanes_share_is_not_taken_for_the_suite(tmp_path: Path) -> None:
+    """Before the suite's conftest is read pytest does not know `--lane`: what follows it would be a path to tests."""
+    inside, outside = tmp_path / "suite", tmp_path / "temporary"
+    inside.mkdir()
+    outside.mkdir()
+    suite(inside, test_a="def test_fine():\n    said('a')\n", test_b="def test_fine():\n    said('b')\n")
+    run = lanes(inside, temporary=outside)
+    story, _ = run.communicate(timeout=60)
+    assert sorted(said(inside)) == ["a", "b"], story
+    assert story.splitlines()[-1] == "2 passed, 0 failed", story
+    assert run.returncode == 0
+
+
+DROPS = """
+def pytest_collection_modifyitems(config, items):
+    if {condition}:
+        items.clear()
+"""
+
+
+@pytest.mark.parametrize(
+    ("condition", "end", "status"),
+    [
+        ("config.option.lane_backwards", ["1 passed, 0 failed"], 0),
+        ("True", ["no test was chosen", "0 passed, 0 failed"], 1),
+    ],
+    ids=["one", "both"],
+)
+def test_one_lane_may_have_no_tests_but_not_both(tmp_path: Path, condition: str, end: list[str], status: int) -> None:
+    suite(tmp_path, test_a="def test_fine():\n    said('fine')\n")
+    with (tmp_path / "conftest.py").open("a") as conftest:
+        conftest.write(DROPS.format(condition=condition))
+    run = lanes(tmp_path)
+    story, _ = run.communicate(timeout=60)
+    assert story.splitlines()[-len(end) :] == end, story
+    assert run.returncode == status, story
 
 
 FALSE_END = """

@@ -11,7 +11,7 @@ import typer
 
 from troth import at
 from troth.cli.tables import table
-from troth.client.drivers.checking import DIALECTS, Verdict, check_on_database, check_text
+from troth.client.drivers.checking import DIALECTS, Verdict, check_on_database, check_rights, check_text
 
 app = typer.Typer(no_args_is_help=True, help="Prepare a database for AT, and see whether it is prepared.")
 
@@ -59,7 +59,8 @@ def check(
 ) -> None:
     """Verify the table undo_log of a database, or with --sql which statements AT can take.
 
-    troth at check URL looks at undo_log: its columns, and UNIQUE (xid, branch_id).
+    troth at check URL looks at undo_log: its columns, and UNIQUE (xid, branch_id). On MySQL and MariaDB it warns where
+    the user's rights hide triggers from AT, which alone is no failure.
 
     troth at check --sql FILE --db URL tells for each statement of the file whether it could run inside a global
     transaction, and if not, why, and what to do instead. Placeholders may stand in it as the driver has them (%s, ?).
@@ -122,9 +123,10 @@ def _show_writes(writes: Iterable[at.ForeignWrite], *, as_json: bool) -> None:
 def _check_undo_table(url: str) -> None:
     try:
         problems = at.check(url)
+        warnings = check_rights(url)
     except Exception as error:  # every driver has errors of its own; all are said in one line
         raise _failed(url, error) from error
-    for problem in problems:
+    for problem in (*problems, *(f"warning: {warning}" for warning in warnings)):
         typer.echo(f"{_shown(url)}: {problem}", err=True)
     if problems:
         typer.echo("`troth at init URL` makes the table where it is missing.", err=True)

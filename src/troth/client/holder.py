@@ -6,7 +6,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, Final, Protocol
 
@@ -31,6 +31,7 @@ class Holder:
         self._client: Client | None = None
         self._served: weakref.WeakValueDictionary[int, Served] = weakref.WeakValueDictionary()
         self._count = 0
+        self._waiting: dict[Hashable, Served] = {}
 
     def note(self, served: Served) -> None:
         """Keep `served` in mind, as long as it lives, after all that came before it."""
@@ -42,6 +43,17 @@ class Holder:
         """What is kept in mind, in the order it came."""
         with self._lock:
             return [one for _, one in sorted(self._served.items())]
+
+    def let_wait(self, key: Hashable, served: Served) -> None:
+        """Hold `served` for the next client; of one `key`, the latest."""
+        with self._lock:
+            self._waiting[key] = served
+
+    def take_waiting(self) -> list[Served]:
+        """What is held for the next client; it is not held any more."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+            return list(waiting.values())
 
     def swap(self, client: Client | None) -> Client | None:
         """Hold `client`; the one that was held is returned."""
@@ -104,11 +116,11 @@ def _with_options(settings: ClientSettings, options: Mapping[str, float]) -> Cli
 def use(client: Client) -> None:
     """Make a client that exists already the process's default one; one that was there is closed.
 
-    What was declared before (TCC actions) is served through it from now on.
+    What was declared or opened before (TCC actions, steps, sagas, databases) is served through it from now on.
     """
     earlier = _HOLDER.swap(client)
     try:
-        for served in _HOLDER.served():
+        for served in (*_HOLDER.take_waiting(), *_HOLDER.served()):
             served.announce()
     finally:
         if earlier is not None and earlier is not client:
@@ -121,6 +133,14 @@ def serve_always(served: Served) -> None:
     A process that starts again thus serves what an earlier one left, before anything is called in it.
     """
     _HOLDER.note(served)
+
+
+def serve_next(key: Hashable, served: Served) -> None:
+    """The next default client that comes serves `served`, too, whoever else still holds it; of one `key`, the latest.
+
+    For what is there whether or not the object that opened it lives: a database outlives its connections.
+    """
+    _HOLDER.let_wait(key, served)
 
 
 def close() -> None:

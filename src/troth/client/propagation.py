@@ -52,6 +52,15 @@ _TABLE: Final = MappingProxyType(
 )
 
 
+def checked(propagation: object) -> Propagation:
+    """`propagation`; TypeError if it is anything else, such as its name."""
+    if not isinstance(propagation, Propagation):
+        raise TypeError(
+            f"propagation is one of troth.Propagation, like troth.Propagation.MANDATORY, not {propagation!r}"
+        )
+    return propagation
+
+
 def decide(propagation: Propagation, xid: str | None) -> Action:
     """The action for `propagation` when `xid` is the transaction that is there (None: none is).
 

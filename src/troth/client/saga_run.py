@@ -32,14 +32,14 @@ from troth.client.modes import saga as durable
 from troth.client.modes.saga import Run
 from troth.client.modes.saga_end import end
 from troth.client.modes.saga_records import TOP, Ended, Started, builtins, reason_of, shaped
-from troth.client.saga_book import BOOK
+from troth.client.saga_book import BOOK, SAGAS
 from troth.client.saga_calls import AsyncNoDatabase, NoDatabase
 from troth.client.saga_diagram import of_definition
 from troth.client.saga_errors import StepFailed
 from troth.client.saga_runner import RunHandler
 from troth.client.saga_scope import Scope, current_scope, in_body
 from troth.client.saga_source import read
-from troth.client.saga_step import hints_of, signature_of
+from troth.client.saga_step import hints_of, refuse_bare, signature_of
 from troth.client.tcc_handler import is_async
 from troth.client.transaction import timeout_in_ms
 from troth.wire.seata.enums import BranchType
@@ -108,6 +108,7 @@ class Saga(Generic[P, R]):
         self._handler = RunHandler(self)
         self._registered: Client | None = None
         functools.update_wrapper(self, function)
+        SAGAS.add(self, options.client)
 
     # --- calling ------------------------------------------------------------------------------------------------------
 
@@ -367,6 +368,8 @@ def in_utc(deadline: datetime) -> datetime:
 
 
 def saga(
+    bare: None = None,
+    /,
     *,
     name: str | None = None,
     timeout: timedelta | None = None,
@@ -382,12 +385,17 @@ def saga(
 
     Args:
         name: the saga's name at the coordinator; all processes that run it share it. Default: the qualified name.
+            One function has it in a process (for each client=); a reloaded module's takes the place of its own.
         timeout: what has not ended after it is compensated. (`saga.until(datetime)` for one call.)
         recovery: what comes after the last attempt of a step. backward: all that ran is compensated. forward: it
             is put off and tried again later, in growing intervals, until it succeeds or the deadline passes.
         check_every: how often the coordinator makes sure that somebody runs it.
         client: None means the process's default one.
+
+    Raises:
+        ValueError: an option is wrong, or another function in this process has the name.
     """
+    refuse_bare("saga", bare)
     if recovery not in ("backward", "forward"):
         raise ValueError(f"recovery is 'backward' or 'forward', not {recovery!r}")
     for length in (timeout, check_every):

@@ -129,7 +129,9 @@ class Step(Generic[P, R]):
             )
         if xid is None:
             raise NoTransaction(
-                f"{self.name} was called outside of a saga and of a global transaction: nobody would undo it"
+                f"{self.name} was called outside of a saga and of a global transaction: nobody would undo it. "
+                "Call it from a function under @troth.saga(), or inside `with troth.transaction()`; "
+                "a new thread has neither: troth.parallel"
             )
         return self._in_global(xid, key, arguments, call)
 
@@ -246,7 +248,15 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+def refuse_bare(decorator: str, function: object) -> None:
+    """Raise TypeError if a decorator was written without its parentheses, and so was handed the function."""
+    if function is not None:
+        raise TypeError(f"write @troth.{decorator}(…), with parentheses: it takes its settings by name")
+
+
 def step(
+    bare: None = None,
+    /,
     *,
     compensate: Compensation | None = None,
     name: str | None = None,
@@ -270,6 +280,7 @@ def step(
         approve: asked before each attempt with an `ApprovalRequest`; a false answer refuses the step.
         client: None means the process's default one.
     """
+    refuse_bare("step", bare)
     if attempts < 1 or undo_attempts < 1:
         raise ValueError("a step, and its compensation, is tried at least once")
     seconds = pause.total_seconds(), longest_pause.total_seconds()
@@ -290,6 +301,8 @@ def step(
 
 
 def undoable(
+    bare: None = None,
+    /,
     *,
     compensate: Compensation,
     name: str | None = None,
@@ -304,6 +317,7 @@ def undoable(
     Who calls it decides what an error means: it comes as `StepFailed`, and what is left of the call itself has been
     taken back. Nothing else is undone by it; what leaves the `with troth.transaction()` around does that.
     """
+    refuse_bare("undoable", bare)
     return step(
         compensate=compensate,
         name=name,

@@ -33,6 +33,8 @@ def parse_addresses(coordinator: str | Iterable[str]) -> tuple[Address, ...]:
 
 
 def _parse_address(text: str) -> Address:
+    if "://" in text:
+        raise ValueError(f"{text!r} is a URL: give the coordinator's Seata port as 'host:port', like '127.0.0.1:8091'")
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
         host, port = text, str(DEFAULT_PORT)

@@ -136,7 +136,8 @@ class _Machines:
         found = self._newest.get(name) if version is None else self._machines.get((name, version))
         if found is None:
             known = ", ".join(sorted(f"{one} {two}" for one, two in self._machines)) or "none"
-            raise UnknownMachine(f"no state machine {name!r} {version or ''} was added (known: {known})")
+            wanted = repr(name) if version is None else f"{name!r} {version}"
+            raise UnknownMachine(f"no state machine {wanted} was added (known: {known})")
         return found
 
     def _method(self, service: str, method: str) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from troth.client.holder import default_client
 from troth.client.hooks import Call, Hooks, TransactionHook
 from troth.client.isolation import Isolation
 from troth.client.outcome import Verdict, verdict
-from troth.client.propagation import Action, Propagation, decide
+from troth.client.propagation import Action, Propagation, checked, decide
 from troth.client.rollback_rules import Kinds, RollbackRules
 from troth.client.talks import Talk, begin, commit, rollback
 from troth.wire.seata.enums import GlobalStatus
@@ -56,7 +56,7 @@ class Transaction:
         self.owner = False
         """True while this scope has begun its transaction, and so will end it."""
         self._timeout_ms = timeout_in_ms(timeout)
-        self._propagation = propagation
+        self._propagation = checked(propagation)
         self._rules = RollbackRules(rollback_for, no_rollback_for)
         self._hooks = Hooks(hooks)
         self._status: GlobalStatus | None = None

@@ -10,7 +10,7 @@ import pytest
 
 import troth
 from troth.client.holder import default_client
-from troth.client.saga_book import BOOK
+from troth.client.saga_book import BOOK, SAGAS
 
 SOON = timedelta(milliseconds=2)
 
@@ -29,6 +29,16 @@ def saga_coordinator() -> Iterator[Any]:
 def saga_client(saga_coordinator: Any) -> troth.Client:
     """The process's default client, connected to that."""
     return default_client()
+
+
+@pytest.fixture(autouse=True)
+def _own_sagas() -> Iterator[None]:
+    """Each test may name its sagas as it likes."""
+    earlier = SAGAS.entries()
+    yield
+    for saga in SAGAS.entries():
+        if saga not in earlier:
+            SAGAS.forget(saga)
 
 
 @pytest.fixture

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from psycopg.conninfo import conninfo_to_dict
+try:
+    from psycopg.conninfo import conninfo_to_dict
+except ImportError as error:
+    raise ImportError("phase two on PostgreSQL needs psycopg 3: pip install 'troth[asyncpg]'") from error
 
 from troth.client.drivers.psycopg_place import PostgresUrl
 from troth.client.drivers.psycopg_place import parse_url as parse_postgres_url

@@ -19,6 +19,7 @@ from troth.client.flow import Flow, query
 from troth.client.modes.at_write import LocalTransaction, Writer
 from troth.client.sql.dialects.base import Dialect, Fault
 from troth.client.sql.dialects.mysql import MySqlDialect
+from troth.client.sql.dialects.mysql_privileges import hidden_triggers
 from troth.client.sql.dialects.postgres import PostgresDialect
 from troth.client.sql.dialects.sqlite import SqliteDialect
 from troth.client.sql.script import Part, statements
@@ -56,6 +57,15 @@ def check_text(text: str, dialect: str) -> Iterator[Verdict]:
     judge = _dialect(name)
     for part in statements(text, name):
         yield _by_text(judge, part)[1]
+
+
+def check_rights(url: str) -> list[str]:
+    """What AT may not see there with this user's rights, in sentences. Raises ValueError, and the driver's errors."""
+    name = dialect_of(url.partition("://")[0])
+    if name != "mysql":  # there is nothing like it elsewhere
+        return []
+    with opened_database(name, url) as (executor, _):
+        return run(hidden_triggers(), executor, NoCoordinator())
 
 
 def check_on_database(text: str, url: str) -> Iterator[Verdict]:

@@ -48,7 +48,7 @@ def connect(
     """Open the file under AT. `url` as `parse_url` takes it; `driver_options` go to `sqlite3.connect`.
 
     `client` is None: the process's default one, at each use. The resource is registered now if there is a client, else
-    at the first write inside a global transaction.
+    when `troth.init` has connected one.
     """
     check_version()
     place = parse_url(url)

@@ -55,7 +55,7 @@ def connect(url: str, client: ResourceClient | None = None, **driver_options: An
     """Open the database under AT. `url` as `parse_url` takes it; `driver_options` go to `psycopg.connect`.
 
     `client` is None: the process's default one, at each use. The resource is registered now if there is a client, else
-    at the first write inside a global transaction.
+    when `troth.init` has connected one.
     """
     return Connection.connect(url, client=client, **driver_options)
 

@@ -5,7 +5,6 @@ Calls that AT has no business with go to psycopg untouched: outside of a global 
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,9 +15,9 @@ from psycopg import pq, sql
 from troth.client.context import reads_committed, work_xid
 from troth.client.drivers.psycopg_batch import Queue
 from troth.client.drivers.psycopg_place import PostgresResource, PostgresUrl
-from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised, NotSupported
+from troth.client.drivers.served import Database, ServedDatabase, lock_retry
+from troth.client.errors import NotSupported
 from troth.client.flow import Flow, Parameters, ResourceClient
-from troth.client.holder import default_client
 from troth.client.modes.additive import additions_of
 from troth.client.modes.at import LockRetry, PhaseOne, Settle, Situation
 from troth.client.modes.at_write import Writer
@@ -28,16 +27,13 @@ from troth.client.sql.dialects.postgres import PostgresDialect
 from troth.client.sql.image import Outcome
 from troth.client.sql.statement import Statement, Verb
 from troth.wire.seata.enums import BranchType
-from troth.wire.seata.messages import Message
-
-log = logging.getLogger(__name__)
 
 _MOVES_NAMES = re.compile(r"^\W*(?:RE)?SET\b|set_config", re.IGNORECASE)
 """Statements that may change the search path, or the role that is part of it."""
 _IDLE = pq.TransactionStatus.IDLE
 
 
-class AtWork:
+class AtWork(ServedDatabase):
     """AT on one connection: `plan` says what a statement becomes; a shell runs the flow."""
 
     def __init__(
@@ -48,19 +44,17 @@ class AtWork:
         settle_by: Callable[[Callable[[str, int], bool]], Settle],
         additive: Mapping[str, Floor] | None = None,
     ) -> None:
+        resource = PostgresResource(url)
+        super().__init__(Database(url.resource_id(info), BranchType.AT, resource), client)
         self._info = info
-        self._client = client
-        self._resource = PostgresResource(url)
-        self._registered: ResourceClient | None = None
         self._dialect = PostgresDialect(url.undo_schema, server_version=getattr(info, "server_version", 0))
         self.queue = Queue()
-        self.resource_id = url.resource_id(info)
         self.phase_one = PhaseOne(
             self._dialect,
             self.resource_id,
             Writer(self._dialect, expects=self._dialect, additions=additions_of(self._dialect, additive)),
             LockRetry(),
-            settle_by(self._resource.settle),
+            settle_by(resource.settle),
         )
         self.abandoned = False
 
@@ -178,36 +172,8 @@ class AtWork:
 
     # --- the coordinator ---
 
-    def tell(self, message: Message) -> Message:
-        """Send `message` by the client of this connection."""
-        return self._current_client().tell(message)
-
-    async def atell(self, message: Message) -> Message:
-        """`tell` for coroutines."""
-        return await self._current_client().atell(message)
-
-    def announce(self) -> None:
-        """Register the resource if that can be done now: after a restart, phase two of earlier branches may be waiting.
-
-        Outside of a global transaction the connection works without a coordinator; a write inside one registers, or
-        raises.
-        """
-        try:
-            self.register()
-        except (NotInitialised, ClientClosed, CoordinatorUnavailable) as error:
-            log.info("%s will be registered at its first write in a global transaction: %s", self.resource_id, error)
-
-    def register(self) -> None:
-        """Let the client serve phase two of this database; another client than last time has to hear of it, too."""
-        client = self._current_client()
-        if client is self._registered:
-            return
-        self.phase_one.retry = LockRetry(client.settings.lock_retry_times, client.settings.lock_retry_interval_s)
-        client.register_resource(self.resource_id, BranchType.AT, self._resource)
-        self._registered = client
-
-    def _current_client(self) -> ResourceClient:
-        return default_client() if self._client is None else self._client
+    def _learn_from(self, client: ResourceClient) -> None:
+        self.phase_one.retry = lock_retry(client)
 
 
 def _silent(flow: Flow[None]) -> Flow[Outcome]:

@@ -59,7 +59,7 @@ def connect(
     """Open the database under AT. `url` as `parse_url` takes it; `driver_options` go to `pymysql.connect`.
 
     `client` is None: the process's default one, at each use. The resource is registered now if there is a client, else
-    at the first write inside a global transaction.
+    when `troth.init` has connected one.
     """
     place = parse_url(url)
     arguments = place.arguments(driver_options)

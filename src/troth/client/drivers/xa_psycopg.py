@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-import psycopg
-from psycopg import pq
-from psycopg.rows import tuple_row
+try:
+    import psycopg
+    from psycopg import pq
+    from psycopg.rows import tuple_row
+except ImportError as error:
+    raise ImportError("XA on PostgreSQL needs psycopg 3: pip install 'troth[postgresql]'") from error
 
 from troth.client.context import current_xid, watch
 from troth.client.drivers.psycopg_place import PostgresUrl, arguments_of, parse_url, rows_of

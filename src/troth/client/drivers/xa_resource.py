@@ -11,9 +11,8 @@ from troth.client.drivers.psycopg_place import PostgresUrl
 from troth.client.drivers.psycopg_place import opened as postgres_opened
 from troth.client.drivers.resource import NoCoordinator
 from troth.client.drivers.running import Executor, run
-from troth.client.errors import ClientClosed, CoordinatorUnavailable, NotInitialised
+from troth.client.drivers.served import Database, ServedDatabase
 from troth.client.flow import Flow, ResourceClient, ResourceHandler
-from troth.client.holder import default_client, serve_always
 from troth.client.modes.frozen import Frozen
 from troth.client.modes.xa import BranchFacts, end_on_postgres
 from troth.wire.seata.enums import BranchStatus, BranchType, ResultCode, TransactionExceptionCode
@@ -22,7 +21,6 @@ from troth.wire.seata.messages import (
     BranchCommitResponse,
     BranchRollbackRequest,
     BranchRollbackResponse,
-    Message,
 )
 
 log = logging.getLogger(__name__)
@@ -113,43 +111,11 @@ def postgres_resource(url: PostgresUrl) -> XaResource:
     return XaResource(lambda: postgres_opened(url), end_on_postgres)
 
 
-class XaServed:
-    """The database of one connection, at the coordinator. Implements `troth.client.flow.Coordinator`."""
+class XaServed(ServedDatabase):
+    """A database under XA, at the coordinator."""
 
     def __init__(self, resource_id: str, handler: ResourceHandler, client: ResourceClient | None) -> None:
-        self.resource_id = resource_id
-        self._handler = handler
-        self._client = client
-        self._registered: ResourceClient | None = None
-        self._is_kept = False
-
-    def tell(self, message: Message) -> Message:
-        """Send `message` by the client of this connection."""
-        return self._current_client().tell(message)
-
-    async def atell(self, message: Message) -> Message:
-        """`tell` for coroutines."""
-        return await self._current_client().atell(message)
-
-    def announce(self) -> None:
-        """Register the resource if that can be done now: phase two of earlier branches may be waiting."""
-        if self._client is None and not self._is_kept:
-            self._is_kept = True
-            serve_always(self)
-        try:
-            self.register()
-        except (NotInitialised, ClientClosed, CoordinatorUnavailable) as error:
-            log.info("%s will be registered at its first use in a global transaction: %s", self.resource_id, error)
-
-    def register(self) -> None:
-        """Let the client serve phase two of this database; another client than last time has to hear of it, too."""
-        client = self._current_client()
-        if client is not self._registered:
-            client.register_resource(self.resource_id, BranchType.XA, self._handler)
-            self._registered = client
-
-    def _current_client(self) -> ResourceClient:
-        return default_client() if self._client is None else self._client
+        super().__init__(Database(resource_id, BranchType.XA, handler), client)
 
 
 def without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:

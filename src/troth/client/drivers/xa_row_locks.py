@@ -9,6 +9,7 @@ from troth.client.drivers import psycopg as at_psycopg
 from troth.client.drivers import psycopg_async as at_psycopg_async
 from troth.client.drivers.psycopg_place import PostgresUrl, parse_url
 from troth.client.drivers.psycopg_work import AtWork
+from troth.client.drivers.served import Database
 from troth.client.drivers.xa_resource import postgres_resource
 from troth.client.drivers.xa_work import check_server
 from troth.client.flow import ResourceClient, query
@@ -25,18 +26,9 @@ class RowLockingWork(AtWork):
 
     def __init__(self, url: PostgresUrl, under: AtWork, client: ResourceClient | None) -> None:
         super().__init__(url, under._info, client, lambda settle: settle)
-        self._xa_resource = postgres_resource(url)
+        self._database = Database(self.resource_id, BranchType.XA, postgres_resource(url))
         writer = Writer(self._dialect, expects=self._dialect)
         self.phase_one = RowLockingPhaseOne(self._dialect, self.resource_id, writer, LockRetry())
-
-    def register(self) -> None:
-        """Let the client serve phase two of this database; another client than last time has to hear of it, too."""
-        client = self._current_client()
-        if client is self._registered:
-            return
-        self.phase_one.retry = LockRetry(client.settings.lock_retry_times, client.settings.lock_retry_interval_s)
-        client.register_resource(self.resource_id, BranchType.XA, self._xa_resource)
-        self._registered = client
 
 
 def connect(url: str, client: ResourceClient | None = None, **driver_options: Any) -> at_psycopg.Connection:

@@ -33,7 +33,9 @@ class Prepared:
 
 
 def scan(url: str) -> list[Prepared]:
-    """What is prepared in the database at `url`. Raises the driver's errors."""
+    """What is prepared in the database at `url`. Raises ValueError: none that has XA; and the driver's errors."""
+    if not url.startswith(("postgres", "mysql", "mariadb")):
+        raise ValueError("XA works on PostgreSQL, MySQL and MariaDB: write postgresql://…, mysql://… or mariadb://…")
     with _opened(url) as executor:
         flow = _on_postgres() if _is_postgres(url) else _on_mysql()
         return run(flow, executor, NoCoordinator())

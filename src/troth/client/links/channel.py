@@ -252,4 +252,6 @@ def _speak_plainly(call: Call) -> None:
 
 def _reason(error: Exception) -> str:
     """asyncio says "Connect call failed"; the operating system says why."""
+    if isinstance(error, socket.gaierror):
+        return f"the name is not known: {error.strerror}"  # its number is none of errno's
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 from troth.client.errors import BranchFailed
 from troth.client.flow import Flow, Invoke, query
 from troth.client.modes.fence import LateTry
+from troth.client.modes.missing_table import explained
 
 ORIGIN: Final = MappingProxyType({"cancel": "try", "compensate": "action", "rollback": "action"})
 """What an op reverses."""
@@ -306,7 +307,7 @@ class SqlBarrier:
         """See `Barrier.insert`."""
         sql = f"{self._dialect.insert} {self.table} ({', '.join(_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"
         values = (mark.trans_type, mark.gid, mark.branch_id, op, barrier_id, mark.op)
-        done = yield from query(sql + self._dialect.tail, values)
+        done = yield from explained(query(sql + self._dialect.tail, values), self.table, "troth dtm init URL")
         return done.rowcount == 1
 
     def recorded(self, mark: Mark, barrier_id: str) -> Flow[list[Recorded]]:

@@ -228,6 +228,8 @@ def _ask(link: Link, request: Request) -> Flow[dict[str, Any]]:
         raise CoordinatorUnavailable(f"{request.url} at {link.base}: {reply.status or 'no answer'}: {reply.text[:500]}")
     if reply.status == HTTPStatus.TOO_EARLY:
         raise Ongoing(_message(reply))
+    if reply.status == HTTPStatus.NOT_FOUND:  # maybe not the port that was meant
+        raise CoordinatorRefused(f"{request.url} at {link.base}: {_message(reply)}")
     if reply.status != HTTPStatus.OK:
         raise CoordinatorRefused(_message(reply))
     try:
@@ -246,7 +248,9 @@ def _message(reply: Reply) -> str:
         found = msgspec.json.decode(reply.body)
     except msgspec.DecodeError:
         return f"{reply.status}: {reply.text[:500]}"
-    return str(found.get("message") or found) if isinstance(found, dict) else reply.text[:500]
+    if not isinstance(found, dict) or "message" not in found:
+        return f"{reply.status}: {reply.text[:500]}"
+    return str(found["message"] or found)
 
 
 def _sent(link: Link, request: Request) -> Flow[Reply]:

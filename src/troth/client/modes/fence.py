@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from troth.client.errors import BranchFailed, TrothError
 from troth.client.flow import Flow, query
+from troth.client.modes.missing_table import explained
 
 TABLE: Final = "tcc_fence_log"
 LONGEST_XID: Final = 128
@@ -268,13 +269,14 @@ class SqlFence:
         head = dialect.insert_locking if locking else dialect.insert
         tail = dialect.tail_locking if locking else dialect.tail
         sql = f"{head} VALUES (?, ?, ?, {status:d}, {dialect.now}, {modified}){tail}"
-        done = yield from query(sql, (branch.xid, branch.branch_id, branch.action))
+        row = query(sql, (branch.xid, branch.branch_id, branch.action))
+        done = yield from explained(row, TABLE, "troth tcc init URL")
         return done.rowcount == 1
 
     def _move(self, branch: Branch, before: FenceStatus, after: FenceStatus, also: str = "") -> Flow[bool]:
         set_ = f"SET status = {after:d}, gmt_modified = {self._dialect.now}"
         sql = f"UPDATE {TABLE} {set_} {_KEY} AND status = {before:d}{also}"
-        done = yield from query(sql, (branch.xid, branch.branch_id))
+        done = yield from explained(query(sql, (branch.xid, branch.branch_id)), TABLE, "troth tcc init URL")
         return done.rowcount == 1
 
     def _status(self, branch: Branch) -> Flow[FenceStatus | None]:
