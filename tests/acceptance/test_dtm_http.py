@@ -201,6 +201,40 @@ class TestAgain:
         assert dtm.status(gid) == "prepared"
         assert dtm.post("submit", gid=gid, trans_type="tcc")[0] == 200
 
+    @pytest.mark.parametrize("kind", ["saga", "workflow"])
+    def test_who_undoes_itself_is_not_aborted(
+        self, dtm: DtmClient, service: BranchService, gid: str, kind: str
+    ) -> None:
+        assert dtm.post("prepare", **{"gid": gid, **saga(service, "a"), "trans_type": kind})[0] == 200
+        status, body = dtm.post("abort", gid=gid, trans_type=kind)
+        assert (status, body["dtm_result"]) == (409, "FAILURE")
+        assert body["message"] == f"trans type: '{kind}' current status 'prepared', cannot abort. FAILURE"
+        assert dtm.status(gid) == "prepared"
+        assert dtm.post("forceStop", gid=gid)[0] == 200
+
+    @pytest.mark.parametrize(
+        ("kind", "added", "taken"),
+        [
+            ("msg", "tcc", False),
+            ("saga", "msg", False),
+            ("tcc", "workflow", False),
+            ("workflow", "xa", False),
+            ("tcc", "xa", False),
+            ("xa", "msg", True),
+            ("tcc", "msg", True),
+        ],
+    )
+    def test_branches_are_of_their_transactions_kind(
+        self, dtm: DtmClient, service: BranchService, gid: str, kind: str, added: str, taken: bool
+    ) -> None:
+        assert dtm.post("prepare", gid=gid, trans_type=kind)[0] == 200
+        branch = {"url": service.url("/b"), "confirm": service.url("/b"), "op": "action", "status": "succeed"}
+        status, body = dtm.post("registerBranch", gid=gid, trans_type=added, branch_id="09", data="{}", **branch)
+        assert status == (200 if taken else 400), body
+        assert taken or (kind in body["message"] and added in body["message"])
+        assert [row[0] for row in dtm.branches(gid)] == (["09"] if taken else [])
+        assert dtm.post("forceStop", gid=gid)[0] == 200
+
 
 class TestTcc:
     @staticmethod
@@ -368,6 +402,18 @@ class TestMsg:
         assert dtm.ask("DELETE", f"dtmsvr/topic/{topic}")[0] == 200
         assert dtm.ask("DELETE", f"dtmsvr/topic/{topic}")[0] == 404
 
+    def test_what_is_prepared_needs_its_topic_no_more(self, dtm: DtmClient, service: BranchService, gid: str) -> None:
+        topic = f"short-{gid}"
+        body = {"gid": gid, "trans_type": "msg", "steps": [{"action": f"topic://{topic}"}], "payloads": ["1"]}
+        assert dtm.get("subscribe", topic=topic, url=service.url("/a"))[0] == 200
+        assert dtm.post("prepare", **body, query_prepared=service.url("/asked"))[0] == 200
+        assert dtm.ask("DELETE", f"dtmsvr/topic/{topic}")[0] == 200
+        for _ in range(2):  # the answer to the first may be lost
+            assert dtm.post("submit", **body) == (200, {"dtm_result": "SUCCESS"})
+        dtm.ends_as(gid, "succeed")
+        assert service.paths(gid) == ["/a"]
+        assert dtm.post("prepare", **body)[0] == 409
+
 
 class TestWorkflow:
     @staticmethod
@@ -458,6 +504,37 @@ class TestOperators:
         status, body = dtm.get("resetCronTime", timeout=10, limit=100)
         assert (status, body) == (200, {"has_remaining": False, "succeed_count": 1})
         dtm.ends_as(many, "succeed")
+
+    def test_a_reset_takes_nobodys_time(self, dtm: DtmClient, service: BranchService) -> None:
+        """A prepared message that is asked for early is refused for good; a delay is what the sender wanted."""
+        prepared, delayed, tried = dtm.gid(), dtm.gid(), dtm.gid()
+        msg = {"trans_type": "msg", "steps": [{"action": service.url("/m")}], "timeout_to_fail": 600}
+        assert dtm.post("prepare", gid=prepared, query_prepared=service.url("/asked"), **msg)[0] == 200
+        assert dtm.post("submit", gid=delayed, custom_data='{"delay":600}', **msg)[0] == 200
+        for gid in (prepared, delayed):
+            assert dtm.post("resetNextCronTime", gid=gid) == (200, {"dtm_result": "SUCCESS"})
+        service.say("/a", BROKEN, DONE)
+        dtm.post("submit", gid=tried, retry_interval=600, **saga(service, "a"))
+        until(lambda: service.paths(tried) == ["/a"])
+        until(lambda: dtm.get("resetCronTime", timeout=100, limit=1)[1]["succeed_count"] == 1)
+        dtm.ends_as(tried, "succeed")
+        assert dtm.get("resetCronTime", timeout=100, limit=1)[1] == {"has_remaining": False, "succeed_count": 0}
+        assert (dtm.status(prepared), dtm.status(delayed)) == ("prepared", "submitted")
+        assert service.paths() == ["/a", "/a"]
+        for gid in (prepared, delayed):
+            assert dtm.post("forceStop", gid=gid)[0] == 200
+
+    def test_a_name_is_found_whatever_else_there_is(self, dtm: DtmClient, service: BranchService) -> None:
+        wanted = dtm.gid()
+        dtm.post("submit", gid=wanted, wait_result=True, **saga(service, "a"))
+        for _ in range(60):  # more than the pages of one that a request reads
+            dtm.post("submit", gid=dtm.gid(), trans_type="tcc", wait_result=True)
+        _, body = dtm.get("all", gid=wanted, limit=1)
+        assert ([tx["gid"] for tx in body["transactions"]], body["next_position"]) == ([wanted], "")
+        assert dtm.get("all", gid=wanted, status="failed")[1] == {"transactions": [], "next_position": ""}
+        status, body = dtm.get("all", transType="saga", limit=100_000)
+        assert status == 200
+        assert wanted in [tx["gid"] for tx in body["transactions"]]
 
     def test_all_in_pages(self, dtm: DtmClient, service: BranchService) -> None:
         since = int(time.time() * 1000) - 1
@@ -558,6 +635,7 @@ GOOD_STEP = {"action": "http://127.0.0.1:1/a", "compensate": ""}
         ("GET", "all?limit=99999999999999999999999", None),
         ("GET", "all?position=FAILURE", None),
         ("GET", "all?status=ONGOING", None),
+        ("GET", "all?position=eyJ0eXBlIjoiZW5kZWQiLCJzdG9yZSI6IngifQ", None),
         ("GET", "resetCronTime?timeout=-1", None),
         ("GET", "subscribe?topic=&url=http://a/", None),
         ("GET", "subscribe?topic=t&url=", None),

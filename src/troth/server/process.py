@@ -126,6 +126,8 @@ def _announce(ready: Ready, as_json: bool) -> None:
         doors.append(f"admin {ready.admin}" if ready.admin else "no admin door")
         if ready.dtm_http_port is not None:
             doors.append(f"DTM http {join_address(ready.host, ready.dtm_http_port)}")
+        if ready.dtm_grpc_port is not None:
+            doors.append(f"DTM gRPC {join_address(ready.host, ready.dtm_grpc_port)}")
         known = f" as {ready.advertise}" if ready.advertise != ready.address else ""
         line = f"troth coordinator ready: {', '.join(doors)}{known}, store {ready.store}"
         if ready.open_transactions:

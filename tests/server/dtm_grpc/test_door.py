@@ -180,6 +180,16 @@ async def test_a_refusal_has_its_code_and_reason(client: Client, refusal: Refuse
     assert client.asked.counted == [("Submit", refusal.status)]
 
 
+@pytest.mark.parametrize("text", ["x" * 20_000, "\N{SNOWMAN}" * 8192, "% \n" * 9000])
+async def test_a_long_reason_does_not_hide_the_code(client: Client, text: str) -> None:
+    """A client drops an answer whose headers are too long."""
+    client.asked.refusal = Failure(text)
+    code, details = await client.refused("Submit", REQUEST)
+    assert code is grpc.StatusCode.ABORTED
+    assert len(details) > 500
+    assert text.startswith(details)
+
+
 @pytest.mark.parametrize(
     ("request_", "word"),
     [

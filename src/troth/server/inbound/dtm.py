@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from troth.core import effects as fx
 from troth.core import events as ev
+from troth.core.calls import starts_ms
 from troth.core.due import due_ms
 from troth.core.model import BranchType, Global, Outcome, Phase, Plan
 from troth.server.config import Config
@@ -18,9 +19,9 @@ from troth.server.engine import Engine
 from troth.server.inbound import dtm_listing as listing
 from troth.server.inbound import dtm_views as views
 from troth.server.inbound.dtm_begin import Planner, Subscribers, topics_of
-from troth.server.inbound.dtm_ids import BranchIds
+from troth.server.inbound.dtm_ids import BranchIds, ids_of
 from troth.server.inbound.dtm_topics import Topics
-from troth.server.waiters import FutureReply
+from troth.server.waiters import FutureReply, NotStored
 from troth.wire.dtm.branches import ACTION, CANCEL, COMMIT, CONFIRM, ROLLBACK
 from troth.wire.dtm.messages import MSG, TCC, WORKFLOW, XA, Registration, Trans, clean_gid
 from troth.wire.dtm.results import BadInput, Busy, Failure, NotFound, Ongoing
@@ -33,6 +34,8 @@ _XID_FORM = re.compile(r".+:\d{1,5}:\d{12,20}|([\w-]+(\.[\w-]+)+|localhost|\[[0-
 _DECIDED_UP = frozenset({Phase.FORWARD, Phase.COMMITTING})
 _DOWN = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 _BRANCH_TYPES = MappingProxyType({TCC: BranchType.TCC, XA: BranchType.XA, MSG: BranchType.MESSAGE})
+_MAY_ABORT = frozenset({TCC, XA, MSG})
+"""A saga undoes itself, and only the runner of a workflow knows what there is to undo."""
 
 
 class Operations:
@@ -83,13 +86,16 @@ class Operations:
             raise NotFound(f"no transaction {gid!r} is known")
 
     async def abort(self, trans: Trans) -> None:
-        """Roll it back, if it is only prepared."""
+        """Roll it back, if it is only prepared: a tcc, an xa or a message."""
         self._planner.check(trans)
         gid = clean_gid(trans.gid)
         xid = await self._known_xid(gid)
         self._check_kind(xid, trans)
         result = await self._status(xid)
         phase = result.standing.phase if isinstance(result, fx.Stands) else None
+        if trans.trans_type not in _MAY_ABORT:
+            words = f"trans type: '{trans.trans_type}' current status '{_status_name(phase)}'"
+            raise Failure(f"{words}, cannot abort. FAILURE")
         if phase is Phase.OPEN:
             reply = FutureReply()
             reason = (trans.rollback_reason or "")[:LONGEST_REASON] or None
@@ -106,8 +112,10 @@ class Operations:
         if xid is None:
             raise Failure(f"no trans with gid: {registration.gid} status: prepared found FAILURE")
         if registration.trans_type == WORKFLOW:
+            self._check_takes(xid, registration)
             result = await self._record(xid, registration)
         elif registration.trans_type in _BRANCH_TYPES:
+            self._check_takes(xid, registration)
             result = await self._register(xid, registration)
         else:
             raise BadInput(f"a branch is of tcc, xa, msg or workflow, not {registration.trans_type!r}")
@@ -145,11 +153,14 @@ class Operations:
 
     async def reset_next_cron_time(self, gid: str) -> None:
         """Try what is left to be tried now. Where nothing is, that is no mistake."""
-        reply = FutureReply()
-        await self._ask(ev.Retry(await self._known_xid(clean_gid(gid)), reply), reply)
+        await self._retry(await self._known_xid(clean_gid(gid)))
 
     async def reset_cron_time(self, timeout_s: int | None, limit: int) -> ResetView:
-        """Try now what would be tried only after `timeout_s`; `limit` bounds how many transactions."""
+        """Try now what would be tried only after `timeout_s`; `limit` bounds how many transactions.
+
+        What waits for its time and not for another attempt is passed over: who asks until nothing remains comes to an
+        end.
+        """
         wait_ms = 3 * self._timeout_to_fail_ms if timeout_s is None else timeout_s * 1000
         later_ms = self._engine.clock.now_ms() + wait_ms
         late = [
@@ -158,10 +169,11 @@ class Operations:
             if tx.terms is not None and tx.terms.kind and (due_ms(tx) or 0) > later_ms
         ]
         retried = 0
-        for xid in late[:limit]:
-            reply = FutureReply()
-            retried += isinstance(await self._ask(ev.Retry(xid, reply), reply), fx.Retrying)
-        return ResetView(len(late) > limit, retried)
+        for seen, xid in enumerate(late):
+            if retried == limit:
+                return ResetView(seen < len(late), retried)
+            retried += await self._retry(xid)
+        return ResetView(False, retried)
 
     async def all(self, wanted: listing.Wanted, limit: int, position: str) -> PageView:
         """A page of transactions."""
@@ -206,10 +218,16 @@ class Operations:
         if xid is not None:
             result = await self._status(xid)
             return fx.Known(xid, result.standing) if isinstance(result, fx.Stands) else result
-        topics = await self._subscribers(trans)
         reply = FutureReply()
         new_xid = f"{self._address()}:{self._engine.ids.next()}"
-        begin = self._planner.begin(trans, gid, new_xid, reply, submit=submit, topics=topics)
+        try:
+            topics = await self._subscribers(trans)
+            begin = self._planner.begin(trans, gid, new_xid, reply, submit=submit, topics=topics)
+        except (BadInput, NotFound):  # the steps of one that is known do not count, and its topics may be gone by now
+            known = await self._known(gid)
+            if known is None:
+                raise
+            return known
         reason = self._overloaded()
         if reason is not None and await self._engine.find(gid) is None:  # what has begun may end
             raise Busy(reason)
@@ -217,6 +235,11 @@ class Operations:
 
     async def _subscribers(self, trans: Trans) -> Subscribers:
         return {topic: await self._topics.subscribers(topic) for topic in topics_of(trans)}
+
+    async def _known(self, gid: str) -> fx.Known | None:
+        xid = await self._engine.find(gid)
+        result = None if xid is None else await self._status(xid)
+        return fx.Known(result.standing.xid, result.standing) if isinstance(result, fx.Stands) else None
 
     async def _xid_in_xid_form(self, gid: str) -> str | None:
         """A name that looks like one of the coordinator's own must be one. None if it does not look so."""
@@ -233,12 +256,34 @@ class Operations:
             raise NotFound(f"no transaction {gid!r} is known")
         return xid
 
+    async def _retry(self, xid: str) -> bool:
+        """True if something of it is tried now. A delay is kept, and a message that may still be submitted is not asked
+        for: the answer would be no, for good.
+        """
+        tx, now_ms = self._engine.transactions().get(xid), self._engine.clock.now_ms()
+        if tx is not None and self._kind_of(xid) == MSG:
+            only_prepared = tx.phase is Phase.OPEN and now_ms < tx.deadline_ms
+            if only_prepared or now_ms < starts_ms(tx):
+                return False
+        reply = FutureReply()
+        return isinstance(await self._ask(ev.Retry(xid, reply), reply), fx.Retrying)
+
+    def _kind_of(self, xid: str) -> str:
+        """Empty for one that a Seata client began."""
+        tx = self._in_memory(xid)
+        return tx.terms.kind if tx is not None and tx.terms is not None else ""
+
     def _check_kind(self, xid: str, trans: Trans) -> None:
         """Two transactions of different kinds under one name are a mistake of whoever chose the name."""
-        tx = self._in_memory(xid)
-        kind = tx.terms.kind if tx is not None and tx.terms is not None else ""
+        kind = self._kind_of(xid)
         if kind and kind != trans.trans_type:
             raise BadInput(f"gid {trans.gid!r} is the name of a {kind}, not of a {trans.trans_type}")
+
+    def _check_takes(self, xid: str, registration: Registration) -> None:
+        """A message may go with the decision of a tcc or an xa; else branches are of their transaction's kind."""
+        kind, added = self._kind_of(xid), registration.trans_type
+        if kind and kind != added and not (added == MSG and kind in (TCC, XA)):
+            raise BadInput(f"gid {registration.gid!r} is the name of a {kind}, which takes no branch of a {added}")
 
     async def _submit_known(self, xid: str, phase: Phase, trans: Trans) -> None:
         self._check_kind(xid, trans)
@@ -300,7 +345,7 @@ class Operations:
         if same is False:
             raise BadInput(f"branch {registration.branch_id!r} is registered already, with other data")
         if same:
-            return await self._status(xid)  # sent again: answered when the first one is durable
+            return await self._registered_before(xid, registration.branch_id)
         reply = FutureReply()
         event = ev.Register(
             xid,
@@ -317,9 +362,20 @@ class Operations:
             reply_to=reply,
             plan=Plan(by_url=True),
         )
-        result = await self._ask(event, reply)
-        if isinstance(result, fx.NotActive | fx.Unknown):
-            self._branch_ids.forget(xid)
+        result: fx.Result | None = None
+        try:
+            result = await self._ask(event, reply)
+        finally:
+            if not isinstance(result, fx.Registered):
+                self._branch_ids.forget(xid)
+        return result
+
+    async def _registered_before(self, xid: str, branch_id: str) -> fx.Result:
+        """It was sent again: answered when the first one is durable, or is known to have failed."""
+        result = await self._status(xid)
+        tx = self._engine.transactions().get(xid)
+        if tx is not None and tx.phase is Phase.OPEN and branch_id not in ids_of(tx):
+            raise BadInput(f"branch {branch_id!r} was sent before, and could not be stored")
         return result
 
     async def _record(self, xid: str, registration: Registration) -> fx.Result:
@@ -349,7 +405,10 @@ class Operations:
     async def _ask(self, event: ev.Event, reply: FutureReply) -> fx.Result:
         self._check_running()
         self._engine.submit(event)
-        return await reply.result
+        try:
+            return await reply.result
+        except NotStored as error:
+            raise BadInput(f"it has not happened, the store does not take it: {error}") from error
 
     async def _show(self, xid: str) -> QueryView:
         """As it is now, and not before all of that is durable."""

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -25,6 +26,7 @@ from troth.wire.dtm.views import ProgressView
 
 SERVICE = "dtmgimp.Dtm"
 _PRINTABLE = re.compile(r"[ -~]*")
+_HEADER_SAFE = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
 _STEPS = msgspec.json.Decoder(list[dict[str, str | None]] | None)
 
 In = TypeVar("In", bound=Message)
@@ -32,6 +34,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Count = Callable[[str, int, float], None]
 """Hears of each request: method, status as over HTTP, seconds."""
 _OK = 200
+_LONGEST_DETAILS = 7000
+"""Bytes as a header carries them: a client takes 8 KiB of headers, and with more of them does not see the code."""
 _OPTIONS = (
     # Two coordinators must not share a port by accident.
     ("grpc.so_reuseport", 0),
@@ -180,11 +184,18 @@ class _Handlers:
                 reply = await handle(_parsed(request_type, data))
             except Refused as refused:
                 self._count(name, refused.status, time.monotonic() - started)
-                await context.abort(getattr(grpc.StatusCode, refused.grpc_code), str(refused))
+                await context.abort(getattr(grpc.StatusCode, refused.grpc_code), _details(str(refused)))
             self._count(name, _OK, time.monotonic() - started)
             return reply.SerializeToString()
 
         return name, grpc.unary_unary_rpc_method_handler(behaviour)
+
+
+def _details(text: str) -> str:
+    """What of `text` fits into the header of an answer; the beginning says most."""
+    while len(quote(text, safe=_HEADER_SAFE)) > _LONGEST_DETAILS:
+        text = text[: len(text) * 3 // 4]
+    return text
 
 
 def _parsed(request_type: type[In], data: bytes) -> In:

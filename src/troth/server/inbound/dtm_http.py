@@ -27,6 +27,8 @@ _BACKLOG = 1024
 _IDLE_S = 120.0
 """Longer than Go's clients keep an idle connection (90 s): they should close first."""
 _CLOSE_POLL_S = 0.01
+_USUAL_PAGE = 100
+_LONGEST_PAGE = 1000
 _STOPPING = b'{"message":"the coordinator is stopping: it goes on at the next start; ask again then"}'
 _DONE = b'{"dtm_result":"SUCCESS"}'
 _TOPIC_PATH = f"{BASE}/topic/"
@@ -50,6 +52,10 @@ class Parameters:
         if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) > most:
             raise BadInput(f"{name} is a number from 0 to {most}, not {text!r}")
         return int(text)
+
+    def page_size(self) -> int:
+        """`limit`; a page is never longer than the longest, and says where the next one begins. Raises BadInput."""
+        return min(self.number("limit", 0, 10**17) or _USUAL_PAGE, _LONGEST_PAGE)
 
 
 class DtmHttpDoor:
@@ -239,7 +245,7 @@ async def _all(door: DtmHttpDoor, request: Request, query: Parameters) -> object
         from_ms=query.number("createTimeStart", 0, 10**15),
         to_ms=query.number("createTimeEnd", 10**15, 10**15) or 10**15,
     )
-    return await door.operations.all(wanted, query.number("limit", 100, 1000) or 100, query.text("position"))
+    return await door.operations.all(wanted, query.page_size(), query.text("position"))
 
 
 async def _force_stop(door: DtmHttpDoor, request: Request, query: Parameters) -> None:
@@ -264,8 +270,7 @@ async def _unsubscribe(door: DtmHttpDoor, request: Request, query: Parameters) -
 
 
 async def _scan_kv(door: DtmHttpDoor, request: Request, query: Parameters) -> object:
-    limit = query.number("limit", 100, 1000) or 100
-    return await door.operations.scan_kv(query.text("cat"), query.text("position"), limit)
+    return await door.operations.scan_kv(query.text("cat"), query.text("position"), query.page_size())
 
 
 async def _query_kv(door: DtmHttpDoor, request: Request, query: Parameters) -> object:

@@ -23,7 +23,7 @@ class BranchIds:
         """Is `text` what is registered under `branch_id`? None if nothing was: then it is, from now on."""
         ids = self._of.get(tx.xid)
         if ids is None:
-            ids = self._of[tx.xid] = _ids_of(tx)
+            ids = self._of[tx.xid] = ids_of(tx)
             if len(self._of) > _KEPT:
                 self._of.popitem(last=False)
         else:
@@ -39,7 +39,8 @@ class BranchIds:
         self._of.pop(xid, None)
 
 
-def _ids_of(tx: Global) -> dict[str, int]:
+def ids_of(tx: Global) -> dict[str, int]:
+    """As its branches have them."""
     ids = {}
     for branch in tx.branches.values():
         if branch.plan is not None and branch.application_data:

@@ -49,6 +49,8 @@ async def page_of(engine: Engine, wanted: Wanted, limit: int, position: str) -> 
     except ValueError as error:
         raise BadInput(f"position: {error}") from None
     page = PageView([], "")
+    if wanted.gid:
+        return await _page_of_one(engine, wanted) if cursor is None else page
     if wanted.status not in _ENDED and not isinstance(cursor, EndedCursor):
         found = _newest_open(engine, wanted, cursor, limit + 1)
         page.transactions = [view_global(tx) for tx in found[:limit]]
@@ -58,6 +60,15 @@ async def page_of(engine: Engine, wanted: Wanted, limit: int, position: str) -> 
     if not wanted.status or wanted.status in _ENDED:
         await _add_ended(engine, page, wanted, limit, cursor)
     return page
+
+
+async def _page_of_one(engine: Engine, wanted: Wanted) -> PageView:
+    """A name is looked up, however many transactions there are."""
+    xid = await engine.find(wanted.gid)
+    tx = None
+    if xid is not None:
+        tx = engine.transactions().get(xid) or engine.outcome_in_memory(xid) or await engine.store.outcome(xid)
+    return PageView([view_global(tx)] if tx is not None and wanted.takes(tx) else [], "")
 
 
 def _newest_open(engine: Engine, wanted: Wanted, after: OpenCursor | None, limit: int) -> list[Global]:
@@ -79,7 +90,10 @@ async def _add_ended(engine: Engine, page: PageView, wanted: Wanted, limit: int,
         room = limit - len(page.transactions)
         if room == 0:
             break
-        found = await engine.store.find_ended(None, room, at)
+        try:
+            found = await engine.store.find_ended(None, room, at)
+        except ValueError as error:
+            raise BadInput(f"position: {error}") from None
         page.transactions += [view_global(outcome) for outcome in found.outcomes if wanted.takes(outcome)]
         at = found.cursor
         if at is None:
