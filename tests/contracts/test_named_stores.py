@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from test_stores import NASTY, added, append, branch_marked, ended, load, opened, reopen
 
-from troth.core.effects import EndGlobal, MarkGlobal
+from troth.core.effects import DropBranch, EndGlobal, MarkGlobal
 from troth.core.model import BranchType, Cause, EndedBranch, OnTimeout, Phase, PhaseOne, Plan, Terms
 from troth.stores import sqlite_journal
 from troth.stores.packed import unpack_branches, unpack_terms
-from troth.stores.store import KeyValue, Store, StoreError
+from troth.stores.store import BatchRefused, KeyValue, Store, StoreError
 
 Place = Callable[[], Store]
 
@@ -111,6 +111,31 @@ def test_the_journal_keeps_what_is_packed_in_both_of_its_formats(text: str) -> N
     plan = Plan(True, (1, 2))
     writes = [opened("a", terms=named(text)), opened("b", name=text), added("a", 1, plan=plan, client_id=text), end]
     assert sqlite_journal.unpack_writes(sqlite_journal.pack_writes(writes)) == writes
+
+
+async def test_a_batch_that_contradicts_itself_is_refused_and_no_more(store: Store) -> None:
+    await append(store, opened("a"), added("a", 1))
+    for writes in (
+        (opened("b"), opened("b")),
+        (opened("b", terms=named("new")), opened("c", terms=named("new"))),
+        (added("a", 2), added("a", 2)),
+        (DropBranch("a", 1), branch_marked("a", 1)),
+        (ended("a", 5), MarkGlobal("a", Phase.COMMITTING, Cause.ASKED, False)),
+        (ended("a", 5), added("a", 2)),
+    ):
+        with pytest.raises(BatchRefused):
+            await append(store, *writes)
+    await append(store, branch_marked("a", 1, attempts=3))
+    assert (await load(store))["a"].branches[1].attempts == 3
+
+
+async def test_terms_that_no_column_holds_are_refused_and_no_more(store: Store) -> None:
+    too_large = (named("a", retry_ms=2**70), named("a", retry_limit=2**64)) if store.durable else ()  # memory holds all
+    for terms in too_large:
+        with pytest.raises(BatchRefused):
+            await append(store, opened("a", terms=terms))
+    await append(store, opened("a", terms=named("a", retry_ms=2**62)))
+    assert await store.find_gid("a") == "a"
 
 
 @pytest.mark.parametrize("packed", [b"", b"\x90", b"\xa1x", b"\x94\xa1x\xa1y\xa1z\xa3ask", b"\x91\x01"])

@@ -12,10 +12,11 @@ import pytest
 
 from fixtures_relay import Relay, relay_to
 from troth.core.effects import AddBranch, EndGlobal, MarkGlobal, OpenGlobal, Write
-from troth.core.model import BranchType, Cause, Phase
+from troth.core.model import BranchType, Cause, LockMode, Phase, Terms
 from troth.stores.lease import LeaseTerms
 from troth.stores.migrations import Migration, load_migrations
 from troth.stores.postgres import PostgresStore
+from troth.stores.postgres_schema import migrate
 from troth.stores.store import (
     Batch,
     LeaseLost,
@@ -389,6 +390,38 @@ async def test_a_schema_of_somebody_else_or_of_a_newer_troth_is_left_alone(url: 
     await execute(url, "UPDATE troth.schema_version SET version = 99")
     with pytest.raises(StoreTooNew, match="schema 99"):
         await leader(url)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_an_older_store_is_migrated_with_what_is_open_in_it(url: str, version: int) -> None:
+    connection = await asyncpg.connect(url)
+    await migrate(connection, "old", load_migrations("postgres")[:version])
+    await connection.execute(
+        "INSERT INTO troth.global_transaction VALUES"
+        " ('a', 'n', 'a', 'g', 1, 2, 'rolling-back', 'asked', false, NULL), ('b', 'n', 'a', 'g', 1, 2, 'committed',"
+        " 'asked', false, 3), ('c', 'n', 'a', 'g', 1, 2, 'open', NULL, true, NULL);"
+        "INSERT INTO troth.branch (xid, branch_id, seq, branch_type, resource_id, lock_text, auto_commit, client_id,"
+        " attempts, next_due_ms) VALUES ('a', 1, 1, 0, 'r', 't:1', false, 'x', 3, 9);"
+        "UPDATE troth.cell SET last_batch = 4, last_id = 7"
+    )
+    await connection.close()
+    store = await leader(url)
+    hot = await store.load_hot()
+    assert (hot.last_batch, hot.last_id) == (4, 7)
+    found = {tx.xid: tx for tx in hot.transactions}
+    assert (found["a"].phase, found["c"].phase, found["c"].rollback_only) == (Phase.ROLLING_BACK, Phase.OPEN, True)
+    (old,) = found["a"].branches.values()
+    assert (old.lock_text, old.attempts, old.next_due_ms, old.client_id) == ("t:1", 3, 9, "x")
+    assert (old.lock_mode, old.plan, old.left, old.epoch) == (LockMode.EXCLUSIVE, None, False, 0)
+    assert (found["a"].terms, found["a"].course) == (None, None)
+    outcome = await store.outcome("b")
+    assert outcome is not None
+    assert (outcome.phase, outcome.terms, outcome.branches) == (Phase.COMMITTED, None, ())
+    named = OpenGlobal("d", "n", "a", "g", 1, 1, Terms("order 7", "saga", b""))
+    await store.append(batch(5, EndGlobal("a", Phase.ROLLED_BACK, Cause.ASKED, 9), branch("c", 2), named))
+    assert await open_xids(store) == ["c", "d"]
+    assert await store.find_gid("order 7") == "d"
+    await store.close()
 
 
 async def test_a_newer_version_migrates_only_what_it_leads(url: str) -> None:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from test_store_histories import Reference, agree, histories
 
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
-from troth.core.model import BranchType, Cause, LockMode, Phase, PhaseOne
+from troth.core.model import BranchType, Cause, LockMode, Phase, PhaseOne, Terms
 from troth.stores import sqlite_journal
-from troth.stores.migrations import load_migrations
+from troth.stores.migrations import load_migrations, migrate
 from troth.stores.sqlite import SqliteStore
 from troth.stores.sqlite_file import SqliteFile, connect
 from troth.stores.sqlite_ledger import Folding, Ledger
@@ -73,6 +73,45 @@ def test_what_older_versions_have_written_can_be_read() -> None:
         "94a5683a313a37ab726f6c6c65642d6261636ba4766f746509"  # EndGlobal
     )
     assert sqlite_journal.unpack_writes(first) == list(ONE_OF_EACH)
+
+
+async def test_an_older_store_that_died_is_migrated_with_its_journal(path: Path) -> None:
+    """The journal is read after the tables have got their new columns, and some of its writes are in them already."""
+    file = connect(str(path))
+    migrate(file, 0, load_migrations("sqlite")[:3])
+    file.execute("INSERT INTO global_transaction VALUES (x'613a37', x'6e', x'61', x'67', 1, 2, 'open', NULL, 0, NULL)")
+    file.execute(
+        "INSERT INTO branch (xid, branch_id, seq, branch_type, resource_id, lock_text, auto_commit, client_id,"
+        " lock_mode) VALUES (x'613a37', 8, 1, 0, x'72', x'743a31', 0, x'63', 'add')"
+    )
+    fields = [
+        ("a:7", "n", "a", "g", 1, 2),
+        ("a:7", 8, 1, 0, "r", "t:1", None, False, "c", "add"),
+        ("a:7", 8, "done", "d", 3, False, "e", "w", 5, 6),
+        ("a:7", "rolling-back", "vote", True),
+        ("b:9", "n", "a", "g", 1, 2),
+        ("b:9", "committed", "asked", 9),
+    ]
+    deltas = sqlite_journal.PLAIN + msgspec.msgpack.encode((bytes((0, 2, 3, 1, 0, 5)), fields))
+    row = sqlite_journal.Entry(1, 9, sqlite_journal.checksum(1, 9, deltas), deltas)
+    sqlite_journal.insert(file, row)
+    file.close()
+    store = SqliteStore(str(path))
+    await store.open()
+    hot = await store.load_hot()
+    (tx,) = hot.transactions
+    assert (hot.last_batch, hot.last_id, tx.xid, tx.phase, tx.cause) == (1, 9, "a:7", Phase.ROLLING_BACK, Cause.VOTE)
+    (old,) = tx.branches.values()
+    assert (old.phase_one, old.attempts, old.next_due_ms, old.lock_mode) == (PhaseOne.DONE, 3, 6, LockMode.ADD)
+    assert (old.client_id, old.plan, old.left, tx.terms, tx.reason) == ("c", None, False, None, None)
+    outcome = await store.outcome("b:9")
+    assert outcome is not None
+    assert (outcome.phase, outcome.branches) == (Phase.COMMITTED, ())
+    named = msgspec.structs.replace(opened("c:10"), terms=Terms("order 7", "saga", b""))
+    await store.append(Batch(2, 10, [named, ended("a:7")]))
+    assert [tx.xid for tx in (await store.load_hot()).transactions] == ["c:10"]
+    assert await store.find_gid("order 7") == "c:10"
+    await store.close()
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,38 @@ def test_a_start_that_is_put_off_is_put_off_over_a_restart(world: World) -> None
     assert called(world) == [(step.branch_id, Verb.ACTION)]
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_rollback_is_not_put_off(world: World, restarts: bool) -> None:
+    steps = linear(world, 2)
+    xid, _ = world.start(*steps, submit=True, terms=terms_of(start_ms=5_000))
+    if restarts:
+        world.restart()
+    ask = world.ask(ev.Rollback, xid)
+    assert called(world) == [(steps[0].branch_id, Verb.ROLLBACK)]
+    world.answer_call(xid, steps[0].branch_id, DONE)
+    assert isinstance(world.answers[ask], fx.Stands)
+    assert world.ledger.ended[xid].phase is Phase.ROLLED_BACK
+
+
+def test_a_step_that_is_under_way_is_undone_at_once(world: World) -> None:
+    (step,) = linear(world, 1)
+    xid, _ = world.start(step, submit=True, terms=terms_of(retry_ms=5_000))
+    world.answer_call(xid, step.branch_id, ONGOING)
+    world.ask(ev.Rollback, xid)
+    assert called(world) == [(step.branch_id, Verb.ROLLBACK)]
+
+
+@pytest.mark.parametrize("kind", [BranchType.SAGA, BranchType.MESSAGE])
+def test_a_client_that_comes_back_does_not_bring_the_start_forward(world: World, kind: BranchType) -> None:
+    step = world.step(kind=kind, by_url=False, url="trips")
+    xid, _ = world.start(step, submit=True, terms=terms_of(start_ms=5_000))
+    world.restart()
+    world.send(ev.Served("trips"))
+    assert not world.calls
+    world.due(xid, after_ms=5_000)
+    assert called(world) == [(step.branch_id, Verb.ACTION)]
+
+
 def test_whoever_begun_may_roll_back_while_steps_run(world: World) -> None:
     steps = linear(world, 2)
     first, second = ids(steps)

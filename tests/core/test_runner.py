@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from world import Ask, World, terms_of, verbs
 
@@ -350,5 +351,15 @@ def test_outcomes_with_many_branches_count_for_many() -> None:
     world.cell.rules = world.rules = world.rules.__class__(outcome_memory_max=6)
     for number in range(4):
         xid, _ = world.start(*(world.step() for _ in range(2)), terms=terms_of(str(number)))
+        world.ask(ev.Rollback, xid)
+    assert [world.cell.find(str(number)) is not None for number in range(4)] == [False, False, True, True]
+
+
+def test_outcomes_with_large_branches_count_for_many() -> None:
+    world = World()
+    world.cell.rules = world.rules = world.rules.__class__(outcome_memory_max=200)
+    for number in range(4):
+        step = msgspec.structs.replace(world.step(), application_data="x" * 80_000)
+        xid, _ = world.start(step, terms=terms_of(str(number)))
         world.ask(ev.Rollback, xid)
     assert [world.cell.find(str(number)) is not None for number in range(4)] == [False, False, True, True]

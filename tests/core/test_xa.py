@@ -92,7 +92,11 @@ def test_a_promise_that_was_kept_is_a_vote(world: World, restarts: bool) -> None
     assert verbs(world.calls.values()) == [(branch, Verb.COMMIT)]
 
 
-@pytest.mark.parametrize("data", JAVAS)
+NESTED = '{"a":' + "[" * 100_000
+HALF_A_CHARACTER = '{"a":"\ud800"}'
+
+
+@pytest.mark.parametrize("data", [*JAVAS, NESTED, HALF_A_CHARACTER], ids=range(len(JAVAS) + 2))
 def test_who_promised_nothing_owes_nothing(world: World, data: str | None) -> None:
     """Java's XA branches report failures only."""
     xid = world.begin()

@@ -9,7 +9,8 @@ import pytest
 
 from troth.core import effects as fx
 from troth.core import events as ev
-from troth.core.model import OnTimeout, Phase, Terms
+from troth.core.events import NewStep
+from troth.core.model import BranchType, OnTimeout, Phase, Terms
 from troth.core.rules import Rules
 from troth.server.clock import SteadyClock
 from troth.server.engine import Engine
@@ -24,13 +25,13 @@ class Mute:
         raise AssertionError(call)
 
 
-def engine_on(store: MemoryStore) -> Engine:
+def engine_on(store: MemoryStore, rules: Rules | None = None) -> Engine:
     def fail(error: BaseException) -> None:
         raise error
 
     return Engine(
         store,
-        rules=Rules(),
+        rules=rules or Rules(),
         outbound=Mute(),
         clock=SteadyClock(),
         released=lambda: None,
@@ -47,11 +48,13 @@ async def engine() -> AsyncIterator[Engine]:
     await engine.stop()
 
 
-def begin(engine: Engine, gid: str, *, submit: bool = False) -> asyncio.Future[fx.Result]:
+def begin(
+    engine: Engine, gid: str, *, submit: bool = False, steps: tuple[NewStep, ...] = ()
+) -> asyncio.Future[fx.Result]:
     reply = FutureReply()
     xid = f"127.0.0.1:8091:{engine.ids.next()}"
     terms = Terms(gid, "saga", b"", OnTimeout.GO_ON)
-    engine.submit(ev.Begin(xid, "n", "app", "group", 1_000, reply, terms, submit=submit))
+    engine.submit(ev.Begin(xid, "n", "app", "group", 1_000, reply, terms, steps, submit=submit))
     return reply.result
 
 
@@ -72,6 +75,25 @@ async def test_a_name_that_has_left_memory_is_found_in_the_store(engine: Engine)
     known = await begin(engine, "order")
     assert isinstance(known, fx.Known)
     assert (known.xid, known.standing.phase) == (begun.xid, Phase.COMMITTED)
+
+
+async def test_a_transaction_of_more_branches_than_memory_keeps_is_known_all_the_same() -> None:
+    engine = engine_on(MemoryStore(), Rules(outcome_memory_max=2))
+    await engine.start()
+    steps = tuple(NewStep(engine.ids.next(), BranchType.RECORD, "r", None, None) for _ in range(4))
+    begun = await begin(engine, "order", submit=True, steps=steps)
+    assert isinstance(begun, fx.Begun)
+    for _ in range(2):
+        reply = FutureReply()
+        engine.submit(ev.Status(begun.xid, reply))
+        result = await reply.result
+        assert isinstance(result, fx.Stands)
+        assert result.standing.phase is Phase.COMMITTED
+        known = await begin(engine, "order")
+        assert isinstance(known, fx.Known)
+        assert known.xid == begun.xid
+        engine.submit(ev.Sweep(engine.clock.now_ms() + 1))
+    await engine.stop()
 
 
 async def test_a_name_is_known_after_a_restart() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fixtures_coordinator import CoordinatorProcess, WireClient, until
 from troth.wire.seata import messages as m
-from troth.wire.seata.enums import BranchType
+from troth.wire.seata.enums import BranchType, GlobalStatus, ResultCode
 
 pytestmark = pytest.mark.engines
 
@@ -165,6 +165,21 @@ def test_rows_of_a_closed_waiter_are_not_granted(coordinator: CoordinatorProcess
     until(lambda: not coordinator.transaction(other)["waiting"])
     client.commit(holder)
     assert coordinator.transaction(other)["branches"] == []
+
+
+def test_application_data_of_any_depth_is_only_data(coordinator: CoordinatorProcess, connect: Connect) -> None:
+    """Of XA branches it is read at the commit, in the core: what is nested too deeply must not end the coordinator."""
+    client = connect(coordinator).register_tm().register_rm("jdbc:deep")
+    xid = client.begin()
+    nested = '{"a":' + "[" * 50_000
+    added = client.ask(m.BranchRegisterRequest(xid, BranchType.XA, "jdbc:deep", application_data=nested))
+    assert isinstance(added, m.BranchRegisterResponse)
+    assert added.result_code is ResultCode.Success
+    committing = client.post(m.GlobalCommitRequest(xid))
+    client.answer_branch(client.next_request())
+    answer = client.answer_to(committing).body
+    assert isinstance(answer, m.GlobalCommitResponse)
+    assert answer.global_status is GlobalStatus.Committed
 
 
 def resident_bytes(coordinator: CoordinatorProcess) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from troth.core import effects as fx
 from troth.core import events as ev
-from troth.core.model import BranchType, Phase
+from troth.core.model import BranchType, Phase, Terms
 from troth.core.rowkeys import parse_lock_text
 from troth.core.rules import Rules
 from troth.server.clock import SteadyClock
@@ -188,6 +188,35 @@ async def test_who_lets_it_in_is_not_to_blame(coordinator: Coordinator) -> None:
     assert isinstance(await told(granted_well), fx.Registered)
     assert (await coordinator.phases())[holder] is Phase.COMMITTING
     assert coordinator.engine.stats.events_refused == 1
+
+
+@pytest.mark.parametrize("turns", range(0, 12, 3))
+async def test_a_name_is_begun_once_whatever_is_refused_meanwhile(coordinator: Coordinator, turns: int) -> None:
+    """`turns` of the event loop pass before the refusal, so that it meets the look-up of the name at several places."""
+
+    def begin_named(name: str = "n") -> Ask:
+        xid, ask = f"127.0.0.1:8091:{coordinator.engine.ids.next()}", Ask()
+        terms = Terms("order 7", "saga", b"")
+        coordinator.engine.submit(ev.Begin(xid, name, "app", "group", 60_000, ask, terms))
+        return ask
+
+    gate = poisoned(coordinator).gate
+    gate.clear()
+    _, before = coordinator.begin()
+    await asyncio.sleep(0)
+    _, bad = coordinator.begin(POISON)
+    bad_one, first, second = begin_named(POISON), begin_named(), begin_named()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    gate.set()
+    _, worse = coordinator.begin(POISON)
+    third = begin_named()
+    results = [await told(ask) for ask in (first, second, third)]
+    (begun,) = [result for result in results if isinstance(result, fx.Begun)]
+    assert [result.xid for result in results if isinstance(result, fx.Known)] == [begun.xid] * 2
+    assert isinstance(await told(before), fx.Begun)
+    assert [await told(ask) for ask in (bad, worse, bad_one)] == ["the word is not liked"] * 3
+    assert await coordinator.store.find_gid("order 7") == begun.xid
 
 
 async def test_who_waits_for_the_end_is_answered_once(coordinator: Coordinator) -> None:

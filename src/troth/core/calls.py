@@ -228,11 +228,20 @@ def call_due(tx: Global, due: list[Branch], now: int, out: Decision) -> None:
 
 
 def wake_resource(tx: Global, event: ev.Wake, now: int, out: Decision) -> None:
+    if now < starts_ms(tx):
+        return
     for branch in tx.branches.values():
         if branch.resource_id == event.resource_id and branch.next_due_ms is not None:
             branch.next_due_ms = now
             if in_front(tx, branch):
                 call(tx, branch, now, out)
+
+
+def starts_ms(tx: Global) -> int:
+    """What follows a submit is not called before, whoever comes back meanwhile."""
+    if tx.terms is None or tx.phase not in (Phase.FORWARD, Phase.COMMITTING):
+        return tx.begin_ms
+    return tx.begin_ms + tx.terms.start_ms
 
 
 def retry_now(tx: Global, event: ev.Retry, now: int, out: Decision) -> None:

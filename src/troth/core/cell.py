@@ -32,7 +32,7 @@ from troth.core.due import plan, plan_anew
 from troth.core.listeners import standing
 from troth.core.locks import LockTable, Waiter
 from troth.core.machine import step
-from troth.core.model import Branch, Global, OnTimeout, Outcome, Phase, RowKey, Waiting
+from troth.core.model import Branch, Global, OnTimeout, Outcome, Phase, RowKey, Terms, Waiting
 from troth.core.rules import Rules
 
 
@@ -44,8 +44,8 @@ class Cell:
         self.locks = LockTable()
         self._transactions: dict[str, Global] = {}
         self._outcomes: dict[str, Outcome] = {}
-        self._outcome_branches = 0
-        """How many of them are kept with the outcomes: these may be large."""
+        self._outcome_extra = 0
+        """What outcomes with terms are worth beyond one usual outcome each: see `_extra_weight`."""
         self._gids: dict[str, str] = {}
         """Name that a user chose → xid, of what is open and of what is remembered."""
         self._starved: dict[str, set[str]] = {}
@@ -192,10 +192,11 @@ class Cell:
     def _remember(self, outcome: Outcome) -> None:
         self._outcomes[outcome.xid] = outcome
         if outcome.terms is not None:
-            self._outcome_branches += len(outcome.branches)
+            self._outcome_extra += _extra_weight(outcome, outcome.terms)
             if outcome.terms.gid:
                 self._gids[outcome.terms.gid] = outcome.xid
-        while len(self._outcomes) + self._outcome_branches > self.rules.outcome_memory_max:
+        # never the newest: who asked for it to be loaded is about to look at it
+        while len(self._outcomes) > 1 and len(self._outcomes) + self._outcome_extra > self.rules.outcome_memory_max:
             self._forget_one(next(iter(self._outcomes)))
 
     def _forget(self, before_ms: int) -> None:
@@ -205,7 +206,7 @@ class Cell:
     def _forget_one(self, xid: str) -> None:
         outcome = self._outcomes.pop(xid)
         if outcome.terms is not None:
-            self._outcome_branches -= len(outcome.branches)
+            self._outcome_extra -= _extra_weight(outcome, outcome.terms)
             self._gids.pop(outcome.terms.gid, None)
 
     # ---- what the machine asks of the lock table ----
@@ -354,6 +355,14 @@ def _outcome_of(tx: Global | Outcome, now: int) -> Outcome:
         tx.terms,
         ended_branches(tx),
     )
+
+
+def _extra_weight(outcome: Outcome, terms: Terms) -> int:
+    """In usual outcomes: one a branch, and one a kilobyte of what users have put into it."""
+    size = len(terms.detail) + len(outcome.reason or "")
+    for branch in outcome.branches:
+        size += len(branch.application_data or "") + len(branch.resource_id) + len(branch.last_error or "")
+    return len(outcome.branches) + size // 1024
 
 
 def _ask_when_loaded(tx: Global, runner: Branch) -> None:

@@ -209,9 +209,10 @@ def _part(tx: Global, out: Decision, untouched: Branch | None) -> None:
     if tx.phase is Phase.FORWARD:
         return
     for branch in tx.branches.values():
+        branch.next_due_ms = None  # it was when to go on forward; that is not written before an attempt has failed
         if branch.called or branch.attempts or branch.last_error or branch.phase_one is PhaseOne.FAILED:
             call_ends(tx, branch)
-            branch.attempts, branch.last_error, branch.next_due_ms = 0, None, None
+            branch.attempts, branch.last_error = 0, None
             out.writes.append(mark(tx, branch))
 
 

@@ -13,7 +13,8 @@ class Rules(msgspec.Struct, frozen=True):
     hot_wait_ms: how long registrations of one (xid, resource) may queue for rows, over all their retries; also how
     long rows stay reserved for a cold wait. cold_wait_ms: how long one that holds no local row locks may queue.
     answer_timeout_ms: after this a call to a branch counts as failed. first_round_ms: a TM waits at most so
-    long for the first phase-two round. outcome_memory_max: ended transactions kept in memory (the store keeps more).
+    long for the first phase-two round. outcome_memory_max: ended transactions kept in memory (the store keeps more);
+    of one with terms each branch, and each kilobyte of its data, counts as one more.
     """
 
     hot_wait_ms: int = 300

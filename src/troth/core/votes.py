@@ -26,5 +26,5 @@ def owes_vote(branch: Branch) -> bool:
         return False  # it is reached by a URL, and the data is its user's
     try:
         return _decode(branch.application_data or "{}").reports
-    except msgspec.DecodeError:
-        return False  # somebody else's data, and so no promise
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return False  # somebody else's data, and so no promise: text that is no UTF-8, or nested too deeply, included

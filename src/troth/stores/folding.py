@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from troth.core.effects import AddBranch, DropBranch, EndGlobal, MarkBranch, MarkGlobal, OpenGlobal, Write
-from troth.stores.store import StoreError
+from troth.stores.store import BatchRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class NetChange:
 
 
 def fold(writes: Iterable[Write]) -> NetChange:
-    """The net change of `writes`; raises StoreError where one of them contradicts an earlier one."""
+    """The net change of `writes`; raises BatchRefused where one of them contradicts an earlier one."""
     folding = _Folding()
     for write in writes:
         folding.take(write)
@@ -102,5 +102,5 @@ class _Folding:
         )
 
 
-def _contradiction(write: Write, reason: str) -> StoreError:
-    return StoreError(f"{type(write).__name__} is refused: transaction {write.xid} {reason}")
+def _contradiction(write: Write, reason: str) -> BatchRefused:
+    return BatchRefused(f"{type(write).__name__} is refused: transaction {write.xid} {reason}")

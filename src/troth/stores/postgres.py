@@ -22,6 +22,7 @@ from troth.stores.postgres_statements import APPEND, CELL, columns
 from troth.stores.secrets import without_secrets
 from troth.stores.store import (
     Batch,
+    BatchRefused,
     EndedPage,
     Hot,
     KeyValue,
@@ -179,7 +180,7 @@ class PostgresStore:
 
     async def append(self, batch: Batch) -> None:
         tenure = self._leading()
-        arguments = [CELL, tenure.epoch, batch.number, batch.last_id, *columns(fold(batch.writes))]
+        arguments = [CELL, tenure.epoch, batch.number, batch.last_id, *self._columns(batch)]
         try:
             written = await self._write(tenure, arguments)
         except StoreUnreachable:
@@ -234,6 +235,12 @@ class PostgresStore:
             await link.close()
 
     # ---- one batch ----
+
+    def _columns(self, batch: Batch) -> list[object]:
+        try:
+            return columns(fold(batch.writes))
+        except OverflowError as too_large:
+            raise BatchRefused(f"{self._name} refuses the batch for its contents: {too_large}") from too_large
 
     async def _write(self, tenure: Tenure, arguments: Sequence[object]) -> bool:
         async def call(connection: Connection) -> bool:
