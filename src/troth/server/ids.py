@@ -6,8 +6,12 @@ counter that only ever goes up, so a clock that steps back cannot bring an id ag
 
 from __future__ import annotations
 
+import re
+
 from troth.server.clock import Clock
 
+XID_FORM = re.compile(r".+:\d{1,5}:\d{12,20}|([\w-]+(\.[\w-]+)+|localhost|\[[0-9a-f:]+\]):\d{2,5}:\d{1,20}")
+"""HOST:PORT:NUMBER; but a short number behind what is no host, such as order:2026:17, is anybody's name."""
 SEATA_EPOCH_MS = 1_588_435_200_000
 _SEQUENCE_BITS = 12
 _COUNTER_BITS = 53

@@ -42,6 +42,7 @@ def test_hostile_requests_are_refused_and_harm_nobody(saga_coordinator: Any) -> 
             SagaBeginRequest(0, "trip", None, "{}", 1000),
             SagaBeginRequest(0, "trip", "saga:travel:trip", "x" * 64_001, 1000),
             SagaBeginRequest(-5, "trip", "saga:travel:trip", "{}", 1000),
+            SagaBeginRequest(0, "trip", "saga:travel:trip", "{}", 1000, "127.0.0.1:8091:847423590301756"),
         ):
             assert client.ask(begin).result_code is ResultCode.Failed  # type: ignore[attr-defined]
         begun = client.ask(SagaBeginRequest(0, "tr\0ip", "saga:travel:trip", "{}", -1))

@@ -4,7 +4,6 @@ they refuse). Transactions are those of the one core; the gid is the name that t
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from troth.core.due import due_ms
 from troth.core.model import BranchType, Global, Outcome, Phase, Plan
 from troth.server.config import Config
 from troth.server.engine import Engine
+from troth.server.ids import XID_FORM
 from troth.server.inbound import dtm_listing as listing
 from troth.server.inbound import dtm_views as views
 from troth.server.inbound.dtm_begin import Planner, Subscribers, topics_of
@@ -29,8 +29,6 @@ from troth.wire.dtm.views import KvPageView, PageView, ProgressView, QueryView, 
 
 CLIENT_ID = "dtm"
 LONGEST_REASON = 4096
-_XID_FORM = re.compile(r".+:\d{1,5}:\d{12,20}|([\w-]+(\.[\w-]+)+|localhost|\[[0-9a-f:]+\]):\d{2,5}:\d{1,20}")
-"""HOST:PORT:NUMBER; but a short number behind what is no host, such as order:2026:17, is anybody's name."""
 _DECIDED_UP = frozenset({Phase.FORWARD, Phase.COMMITTING})
 _DOWN = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 _BRANCH_TYPES = MappingProxyType({TCC: BranchType.TCC, XA: BranchType.XA, MSG: BranchType.MESSAGE})
@@ -243,7 +241,7 @@ class Operations:
 
     async def _xid_in_xid_form(self, gid: str) -> str | None:
         """A name that looks like one of the coordinator's own must be one. None if it does not look so."""
-        if not _XID_FORM.fullmatch(gid):
+        if not XID_FORM.fullmatch(gid):
             return None
         xid = await self._engine.find(gid)
         if xid is None:

@@ -9,6 +9,7 @@ from troth.core.effects import Begun, Claimed, Known, Recorded, Result, Supersed
 from troth.core.events import Begin, Claim, Event, NewStep, Record
 from troth.core.model import BranchType, OnTimeout, Plan, Terms
 from troth.server.config import Limits, Timeout
+from troth.server.ids import XID_FORM
 from troth.server.inbound.seata_answers import failure, thrown
 from troth.server.sessions import Channel
 from troth.server.waiters import AnyReply
@@ -91,6 +92,8 @@ class SagaRequests:
             return f"this connection does not serve {resource!r}, so nobody could go on with the saga"
         if len((message.gid or "").encode()) > LONGEST_KEY_BYTES:
             return f"the name that the saga is given is over the limit of {LONGEST_KEY_BYTES} bytes"
+        if XID_FORM.fullmatch(message.gid or ""):
+            return f"the name {message.gid!r} looks like an xid of the coordinator: choose another"
         if len((message.application_data or "").encode()) > self._limits.application_data_bytes:
             return f"applicationData is over the limit of {self._limits.application_data_bytes} bytes"
         return None
