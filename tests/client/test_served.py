@@ -35,6 +35,8 @@ Known = tuple[BranchType, str]
 class Listens:
     """As much of a client as announcements need."""
 
+    application = "shop"  # whatever else this process serves announces itself, too
+
     def __init__(self) -> None:
         self.settings = ClientSettings(lock_retry_times=7)
         self.told: list[Known] = []

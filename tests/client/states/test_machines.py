@@ -91,7 +91,7 @@ def coordinator() -> Iterator[Embedded]:
 
 
 def machines(shop: Shop, name: str) -> troth.StateMachines:
-    return troth.StateMachines({"shop": shop}, name=name, options=OPTIONS)
+    return troth.StateMachines({"shop": shop}, name=f"machines.{name}", options=OPTIONS)
 
 
 def test_done(coordinator: Embedded) -> None:
@@ -115,7 +115,7 @@ def test_failed_and_compensated(coordinator: Embedded) -> None:
 
 def test_async(coordinator: Embedded) -> None:
     shop = Shop("c")
-    served = troth.AsyncStateMachines({"shop": shop}, name="async", options=OPTIONS)
+    served = troth.AsyncStateMachines({"shop": shop}, name="machines.async", options=OPTIONS)
     served.add(machine(prefix="a"))
     with pytest.raises(troth.StateMachineFailed):
         asyncio.run(served.start("order"))
@@ -174,7 +174,9 @@ def test_a_script_of_ones_own(coordinator: Embedded) -> None:
         "Next": "Cel",
     }
     cel = {**script, "ScriptType": "cel", "Output": {"cel": "$.#root"}, "Next": ""}
-    served = troth.StateMachines({}, name="scripts", scripts={"python": lambda content, names: sum(names.values())})
+    served = troth.StateMachines(
+        {}, name="machines.scripts", scripts={"python": lambda content, names: sum(names.values())}
+    )
     served.add({"Name": "m", "StartState": "Own", "States": {"Own": script, "Cel": cel}})
     assert served.start("m", {"b": 2}) == {"b": 2, "sum": 3, "cel": 3}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 import psycopg
 import pytest
@@ -33,7 +34,9 @@ texts = st.one_of(
 )
 numbers = st.one_of(st.none(), st.integers(-3, 3), st.decimals(-9, 9, places=2), st.just("1.0"))
 floats = st.one_of(st.none(), st.floats(), st.integers(-2, 2))
-times = st.one_of(st.none(), st.datetimes().map(lambda t: f"{t.isoformat()}+05:30"), st.just("infinity"))
+# Only what psycopg itself can read back (RETURNING), a few days later, too: so no infinity, which test_types has.
+moments = st.datetimes(datetime(2, 1, 1), datetime(9000, 1, 1))
+times = st.one_of(st.none(), moments.map(lambda t: f"{t.isoformat()}+05:30"))
 few = st.integers(0, 4)
 words = st.sampled_from(["a", "A", "b", "c,", "%"])
 small = st.one_of(st.integers(0, 4), st.sampled_from(["0.5", "1.0", "2.00"]))
