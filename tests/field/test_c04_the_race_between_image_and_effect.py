@@ -40,8 +40,10 @@ def others_write(shop) -> Iterator[None]:
 
         thread = threading.Thread(target=commit)
         thread.start()
-        yield
-        thread.join(30)
+        try:
+            yield
+        finally:  # also when the block raises: the connection must not be closed under its COMMIT
+            thread.join(30)
         assert not thread.is_alive()
 
 
