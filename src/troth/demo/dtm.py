@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import signal
 import socket
 import sqlite3
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, Final, TextIO
 
 import httpx
 import msgspec
@@ -28,6 +23,7 @@ from troth.demo.dtm_faults import AMOUNT, AT_START, EXPECTED, Expected, Fault, S
 from troth.demo.events import Ready
 from troth.demo.processes import Child, ChildFailed, Family
 from troth.demo.run import START_WITHIN_S
+from troth.demo.trials import leaving_on_sigterm, trial
 
 END_WITHIN_S: Final = 60.0
 _POLL_S: Final = 0.05
@@ -65,23 +61,13 @@ def run(faults: Sequence[Fault], *, out: TextIO) -> list[Result]:
         ChildFailed: a process ended before its time; the error has the end of its log.
         KeyboardInterrupt: Ctrl-C. All processes have ended.
     """
-    before = signal.signal(signal.SIGTERM, _leave)
-    try:
+    with leaving_on_sigterm():
         return [_one(fault, out) for fault in faults]
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _one(fault: Fault, out: TextIO) -> Result:
-    directory = Path(tempfile.mkdtemp(prefix="troth-demo-dtm-"))
-    family = Family(directory)
-    atexit.register(family.stop)
-    try:
+    with trial("troth-demo-dtm-") as (directory, family):
         return Transfer(directory, family, fault, out).play()
-    finally:
-        family.stop()
-        atexit.unregister(family.stop)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 class Transfer:
@@ -272,7 +258,3 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
-
-
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)

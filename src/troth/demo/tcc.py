@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import signal
 import socket
 import sqlite3
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn, TextIO
+from typing import Final, TextIO
 
 import httpx
 import msgspec
@@ -29,6 +24,7 @@ from troth.demo.processes import Child, ChildFailed, Family
 from troth.demo.run import START_WITHIN_S
 from troth.demo.tcc_bank import TABLES
 from troth.demo.tcc_faults import AMOUNT, AT_START, EXPECTED, Expected, Fault
+from troth.demo.trials import leaving_on_sigterm, trial
 from troth.integrations.httpx import install
 
 END_WITHIN_S: Final = 60.0
@@ -72,23 +68,13 @@ def run(faults: Sequence[Fault], *, out: TextIO) -> list[Result]:
         ChildFailed: a process ended before its time; the error has the end of its log.
         KeyboardInterrupt: Ctrl-C. All processes have ended.
     """
-    before = signal.signal(signal.SIGTERM, _leave)
-    try:
+    with leaving_on_sigterm():
         return [_one(fault, out) for fault in faults]
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _one(fault: Fault, out: TextIO) -> Result:
-    directory = Path(tempfile.mkdtemp(prefix="troth-demo-tcc-"))
-    family = Family(directory)
-    atexit.register(family.stop)
-    try:
+    with trial("troth-demo-tcc-") as (directory, family):
         return Transfer(directory, family, fault, out).play()
-    finally:
-        family.stop()
-        atexit.unregister(family.stop)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 class Transfer:
@@ -229,7 +215,3 @@ class Transfer:
     def _say(self, text: str) -> None:
         self._out.write(text + "\n")
         self._out.flush()
-
-
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
